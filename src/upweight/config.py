@@ -1,0 +1,399 @@
+"""What a run may be told: TOML, checked by frozen pydantic models; an unknown key is an error.
+
+Only choices are here. Whatever follows from them (batch arithmetic, memory, time) is computed by `plan.py`.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from upweight.algorithms import Algorithm, algorithm
+from upweight.errors import UserError, nearest
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A table of the file: immutable, and closed to keys that it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class InitConfig(Section):
+    """A model from scratch: random weights and a tokenizer built on the spot."""
+
+    architecture: Literal["llama", "qwen2", "qwen3", "gpt2"] = "llama"
+    width: Positive = 128
+    layers: Positive = 4
+    heads: Positive = 4
+    kv_heads: Positive | None = Field(None, description="defaults to `heads`")
+    mlp_width: Positive | None = Field(None, description="defaults to 4 * width")
+    context: Positive = Field(512, description="longest prompt + completion, tokens")
+    tokenizer: Literal["char", "bpe"] = "char"
+    vocabulary_size: Positive = Field(1024, description="size of a bpe vocabulary; a char one has its alphabet's")
+    tokens: tuple[str, ...] = Field((), description="strings that are one token each, such as '<answer>'")
+
+    @model_validator(mode="after")
+    def _divisible(self) -> InitConfig:
+        if self.width % self.heads or self.heads % (self.kv_heads or self.heads):
+            raise ValueError("width must be a multiple of heads, and heads of kv_heads")
+        return self
+
+
+class ModelConfig(Section):
+    """Which model to start from: a Hugging Face folder or Hub id, or one made from scratch."""
+
+    path: str | None = None
+    init: InitConfig | None = None
+    revision: str | None = None
+    trust_remote_code: bool = Field(False, description="run code that comes with the checkpoint")
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+
+    @model_validator(mode="after")
+    def _one_of(self) -> ModelConfig:
+        if (self.path is None) == (self.init is None):
+            raise ValueError("give either model.path or a [model.init] table")
+        return self
+
+
+class ArithmeticTask(Section):
+    """Generated sums such as `12+34=`; problems of the held-out split never occur in training."""
+
+    task: Literal["arithmetic"]
+    operators: tuple[Literal["+", "-", "*"], ...] = ("+",)
+    digits: Annotated[int, Field(ge=1, le=9)] = Field(2, description="operands have at most this many digits")
+    steps: bool = Field(False, description="demonstrations show worked steps in <think> tags")
+    tags: bool = Field(True, description="the answer is wanted in <answer> tags")
+    demonstrations: Positive = Field(1000, description="size of the fixed set for supervised fine-tuning")
+    problems: Positive = Field(10000, description="distinct training problems at most")
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+class CountdownTask(Section):
+    """Reach a target from given numbers with + - * /; any correct expression counts."""
+
+    task: Literal["countdown"]
+    numbers: Annotated[int, Field(ge=2, le=6)] = Field(3, description="how many numbers are given")
+    largest: Annotated[int, Field(ge=2)] = Field(20, description="largest given number")
+    demonstrations: Positive = 1000
+    problems: Positive = 10000
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+class Gsm8kTask(Section):
+    """Grade-school word problems: a folder with train.jsonl and test.jsonl, or a Hub id."""
+
+    task: Literal["gsm8k"]
+    path: str = "openai/gsm8k"
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+class RowsTask(Section):
+    """The user's own rows: JSONL, Parquet or a Hub id.
+
+    Problems have `prompt` or `messages`, and `answer`; demonstrations have `messages`, or `prompt` and `completion`.
+    """
+
+    task: Literal["rows"] = "rows"
+    path: str
+    split: str = Field("train", description="split of a Hub dataset")
+    heldout_path: str | None = Field(None, description="rows for evaluation; else `heldout` rows are set apart")
+    heldout: Annotated[int, Field(ge=0)] = Field(0, description="rows set apart for evaluation, chosen by hash")
+    weight: Annotated[float, Field(gt=0)] = 1.0
+
+
+TaskConfig = Annotated[ArithmeticTask | CountdownTask | Gsm8kTask | RowsTask, Field(discriminator="task")]
+
+
+class DataConfig(Section):
+    """Where problems and demonstrations come from. One task may be written straight into `[data]`."""
+
+    mixture: Annotated[tuple[TaskConfig, ...], Field(min_length=1)]
+    on_bad_row: Literal["error", "skip"] = Field("error", description="a bad row ends the run, or is counted")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_task_inline(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        own = {key: item for key, item in value.items() if key in ("on_bad_row", "mixture")}
+        task = {key: item for key, item in value.items() if key not in own}
+        if "mixture" in own and task:
+            raise ValueError(f"write either one task or a mixture, not both: {', '.join(sorted(task))}")
+        tasks = [task] if "mixture" not in own else own["mixture"]
+        if not isinstance(tasks, Sequence) or not all(isinstance(item, Mapping) for item in tasks):
+            raise ValueError("data.mixture must be a list of tables, [[data.mixture]]")
+        return own | {"mixture": tuple({"task": "rows"} | dict(item) for item in tasks)}
+
+
+class RewardPart(Section):
+    """One named part of the reward."""
+
+    function: str = Field(description="number, exact, tags, pattern, countdown, or a user's file.py:name / module:name")
+    weight: float = 1.0
+    options: dict[str, Any] = Field(default_factory=dict, description="further arguments of the function")
+
+
+class RewardsConfig(Section):
+    """The parts whose weighted sum is the reward; `[rewards.parts.NAME]`, or `NAME = "function"` for weight 1."""
+
+    parts: dict[str, RewardPart] = Field(default_factory=dict)
+    on_failure: Literal["raise", "drop", "zero"] = Field(
+        "raise", description="a reward that fails ends the run, drops its completion, or counts as 0; always counted"
+    )
+    shuffled: bool = Field(
+        False, description="control experiment: permute the rewards among all completions of a step"
+    )
+
+    @field_validator("parts", mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        return {name: {"function": part} if isinstance(part, str) else part for name, part in value.items()}
+
+
+class BatchConfig(Section):
+    """Size of a step: `rows` of a dataset, or `group_size` completions for each of `prompts`."""
+
+    rows: Positive = 64
+    prompts: Positive = 32
+    group_size: Positive = 8
+
+
+class SamplingConfig(Section):
+    """How completions are drawn in training."""
+
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    max_completion_tokens: Positive = 256
+    stop: tuple[str, ...] = Field((), description="strings that end a completion, beside the end-of-sequence token")
+    max_rows: Positive = Field(512, description="completions decoded at once")
+    max_mismatch: Annotated[float, Field(gt=0)] = Field(
+        0.1, description="largest mean difference of sampler and learner log-probs, nats a token, before the run stops"
+    )
+    top_p: float = 1.0
+    top_k: int = 0
+
+    @model_validator(mode="after")
+    def _full_distribution(self) -> SamplingConfig:
+        if self.top_p != 1.0 or self.top_k != 0:
+            raise ValueError(
+                "top_p and top_k cut and renormalise the distribution, so the learner's log-probs would not be those "
+                "of the tokens that were drawn; use them in [evaluate], not in training"
+            )
+        return self
+
+
+class OptimizerConfig(Section):
+    """AdamW and its schedule; the unit of time is one optimizer step."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-5
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    final_lr_share: Share = Field(0.0, description="learning rate at the end, as a share of `lr`")
+
+
+class LearnerConfig(Section):
+    """How one optimizer step is computed."""
+
+    tokens_per_microbatch: Positive = Field(16384, description="prompt + completion tokens of one forward pass")
+    pad_multiple: Positive = Field(1, description="padded widths are multiples of this; 8 or 64 suits a GPU")
+    ranks: Positive = Field(1, description="processes that share the rows of a step")
+    max_skipped_steps: Positive = Field(5, description="non-finite steps in a row before the run stops")
+
+
+class EvaluateConfig(Section):
+    """Held-out accuracy during training."""
+
+    every: Annotated[int, Field(ge=0)] = Field(0, description="steps between evaluations; 0: never")
+    problems: Positive = 256
+    samples: Annotated[int, Field(ge=0)] = Field(0, description="sampled answers a problem, for mean@n")
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+
+
+class CheckpointConfig(Section):
+    """What is kept for resuming."""
+
+    every: Annotated[int, Field(ge=0)] = Field(50, description="steps between checkpoints; 0: only at the end")
+    keep: Positive = Field(2, description="latest checkpoints kept; the best by held-out accuracy is kept as well")
+
+
+class RecordsConfig(Section):
+    """What is written while training."""
+
+    ledger_every: Annotated[int, Field(ge=0)] = Field(1, description="steps between token ledgers; 0: none")
+    kl_every: Annotated[int, Field(ge=0)] = Field(10, description="steps between measurements of KL to the start")
+    tensorboard: bool = True
+    wandb: bool = False
+
+
+class AlgorithmConfig(BaseModel):
+    """The preset's name; every other key overrides one of its options."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str
+
+    def resolve(self) -> Algorithm:
+        """The algorithm that this names, with its options set."""
+        return algorithm(self.name, self.model_extra)
+
+
+class Config(Section):
+    """One training run."""
+
+    name: str = Field("run", description="the run lives in runs/NAME")
+    runs_dir: str = "runs"
+    seed: Annotated[int, Field(ge=0)] = 0
+    steps: Positive = Field(description="batches; optimizer steps are this times inner_epochs times minibatches")
+    max_seconds: Annotated[float, Field(gt=0)] | None = Field(None, description="stop training after this long")
+    threads: Positive | None = Field(None, description="CPU threads; default: all cores")
+    algorithm: AlgorithmConfig
+    model: ModelConfig
+    data: DataConfig
+    rewards: RewardsConfig = RewardsConfig()
+    batch: BatchConfig = BatchConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    learner: LearnerConfig = LearnerConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    records: RecordsConfig = RecordsConfig()
+
+    @field_validator("algorithm", mode="before")
+    @classmethod
+    def _algorithm_by_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        method = self.algorithm.resolve()
+        if method.source == "rollouts" and not self.rewards.parts:
+            raise ValueError(f"{method.name} learns from rewards: add for example [rewards.parts] correct = \"number\"")
+        if method.needs_groups() and self.batch.group_size < 2:
+            raise ValueError(
+                f"{method.name} compares the completions of a prompt with each other, so batch.group_size must be at "
+                f"least 2, not {self.batch.group_size}"
+            )
+        rows = self.batch.rows if method.source == "dataset" else self.batch.prompts
+        if method.minibatches > rows:
+            raise ValueError(f"algorithm.minibatches is {method.minibatches}, more than the {rows} there are to divide")
+        return self
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder that this run writes into."""
+        return Path(self.runs_dir) / self.name
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The tables of a TOML file. Raises UserError when it is missing or cannot be parsed."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise UserError(f"{path}: not a TOML file: {error}") from None
+
+
+def parse_override(text: str) -> tuple[list[str], Any]:
+    """`a.b=value` as its dotted key and TOML value; a value that is no TOML is taken as a string."""
+    key, separator, value = text.partition("=")
+    if not separator or not all(part.strip() for part in key.split(".")):
+        raise UserError(f"{text!r} is not of the form key=value, for example optimizer.lr=1e-4")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    return [part.strip() for part in key.split(".")], parsed
+
+
+def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables of `base` overlaid by those of `extra`; a value that is no table is replaced."""
+    merged = dict(base)
+    for key, value in extra.items():
+        old = merged.get(key)
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def apply_overrides(tables: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`tables` with each `a.b=value` laid over it, left to right."""
+    merged = dict(tables)
+    for text in overrides:
+        keys, value = parse_override(text)
+        for key in reversed(keys):
+            value = {key: value}
+        if keys[0] == "algorithm" and isinstance(merged.get("algorithm"), str):
+            merged["algorithm"] = {"name": merged["algorithm"]}
+        merged = merge(merged, value)
+    return merged
+
+
+def make_config(tables: Mapping[str, Any], where: str = "config") -> Config:
+    """Tables checked into a Config. Raises UserError that names the first wrong key, and the nearest known one."""
+    try:
+        return Config.model_validate(_lists_as_tuples(tables))
+    except ValidationError as error:
+        raise UserError(f"{where}: {_explain(error)}") from None
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a TOML file with `key=value` overrides. Raises UserError."""
+    return make_config(apply_overrides(read_toml(path), overrides), str(path))
+
+
+def _lists_as_tuples(value: Any) -> Any:
+    """TOML's arrays as tuples, which is what the frozen models hold (strict mode tells them apart)."""
+    if isinstance(value, Mapping):
+        return {key: _lists_as_tuples(item) for key, item in value.items()}
+    return tuple(_lists_as_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = [part for part in first["loc"] if not isinstance(part, int)]
+    key = ".".join(str(part) for part in place)
+    if first["type"] == "extra_forbidden":
+        siblings = _known_keys(place[:-1])
+        return f"unknown key {key}{nearest(str(place[-1]), siblings)}"
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    given = "" if isinstance(first["input"], Mapping) or first["type"] == "value_error" else f", not {first['input']!r}"
+    return f"{key}: {message}{given}" if key else f"{message}{given}"
+
+
+def _known_keys(place: Sequence[Any]) -> set[str]:
+    """The keys of the section at a dotted place, following the models' annotations."""
+    models: list[Any] = [Config]
+    for part in place:
+        models = [inner for model in models for inner in _models_within(model, str(part))] or models
+    return {name for model in models for name in model.model_fields}
+
+
+def _models_within(model: type[BaseModel], part: str) -> list[type[BaseModel]]:
+    field = model.model_fields.get(part)
+    if field is None:
+        tagged = [m for m in (ArithmeticTask, CountdownTask, Gsm8kTask, RowsTask)
+                  if part in getattr(m.model_fields["task"].annotation, "__args__", ())]
+        return list(tagged)
+    found: list[type[BaseModel]] = []
+    queue = [field.annotation]
+    while queue:
+        item = queue.pop()
+        if isinstance(item, type) and issubclass(item, BaseModel):
+            found.append(item)
+        queue.extend(getattr(item, "__args__", ()))
+    return found

@@ -1,0 +1,149 @@
+"""How large a model is, and roughly what a run with it will need: memory by part, seconds by phase.
+
+Nothing is loaded: a model is looked at on torch's meta device, where tensors have shapes but no numbers. The
+estimates are for orientation; each formula is written out where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from upweight.config import ModelConfig
+from upweight.errors import UserError
+from upweight.models.build import build_config, build_tokenizer
+from upweight.models.head import CHUNK_BYTES
+
+LIBRARIES_BYTES = 600 * 2**20  # Python, torch and transformers before the first tensor of ours
+CORE_FLOPS = 25e9  # nominal float32 rate of one core in large matrix products
+SECONDS_PER_LAYER = 3e-4  # nominal cost of calling one layer, however little it computes
+ADAM_MOMENTS = 2
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What the estimates need to know of a model. `kv_width` is kv heads times head size."""
+
+    parameters: int
+    layers: int
+    width: int
+    kv_width: int
+    mlp_width: int
+    vocabulary: int
+    context: int | None
+    bytes_per_number: int
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a run asks of its model; tokens are at most or on average, as the plan has found them.
+
+    `rows_at_once` are decoded together, each `sequence_tokens` long at the end. `microbatch_tokens` share a forward
+    pass, of which `scored_tokens` go through the output head.
+    """
+
+    ranks: int
+    reference: bool
+    sampler: bool
+    rows_at_once: int
+    sequence_tokens: int
+    microbatch_tokens: int
+    scored_tokens: int
+
+
+def model_size(model: ModelConfig, texts: Iterable[str] = ()) -> ModelSize:
+    """The size of the model that a config names, without its weights. `texts` decide a character vocabulary.
+
+    Raises UserError when there is no such model, or no connection to ask for it.
+    """
+    config = _init_config(model, texts) if model.init is not None else _read_config(model)
+    text = config.get_text_config()
+    with torch.device("meta"):
+        shell = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+    heads = text.num_attention_heads
+    head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return ModelSize(
+        parameters=sum(parameter.numel() for parameter in shell.parameters()),
+        layers=text.num_hidden_layers,
+        width=text.hidden_size,
+        kv_width=(getattr(text, "num_key_value_heads", None) or heads) * head_size,
+        mlp_width=getattr(text, "intermediate_size", None) or getattr(text, "n_inner", None) or 4 * text.hidden_size,
+        vocabulary=text.vocab_size,
+        context=getattr(text, "max_position_embeddings", None),
+        bytes_per_number=getattr(torch, model.dtype).itemsize,
+    )
+
+
+def _init_config(model: ModelConfig, texts: Iterable[str]) -> Any:
+    init = model.init
+    assert init is not None
+    # Training a bpe takes time and ends at the size that was asked for, unless the texts are few.
+    vocabulary = len(build_tokenizer(init, texts)) if init.tokenizer == "char" else init.vocabulary_size
+    return build_config(init, vocabulary, pad_id=0, eos_id=1)
+
+
+def _read_config(model: ModelConfig) -> Any:
+    try:
+        return AutoConfig.from_pretrained(
+            str(model.path), revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"model.path: cannot look at {str(model.path)!r}: {reason}") from None
+
+
+def memory_parts(size: ModelSize, load: Load) -> dict[str, int]:
+    """Bytes by part, all ranks together, when each is at its largest; they do not all peak at once."""
+    model = size.parameters * size.bytes_per_number
+    parts = {
+        "policy": load.ranks * model,
+        "gradient": load.ranks * model,
+        "AdamW moments": load.ranks * ADAM_MOMENTS * model,
+        "reference": load.ranks * model * load.reference,
+        "activations of one micro-batch": load.ranks * load.microbatch_tokens * activation_bytes(size),
+        "log-prob head": load.ranks * head_bytes(size, load.scored_tokens),
+        "Python and libraries": load.ranks * LIBRARIES_BYTES,
+    }
+    if load.sampler:
+        parts["sampler's copy of the policy"] = model
+        parts["KV cache"] = load.rows_at_once * load.sequence_tokens * kv_bytes(size)
+        # Logits and log-probs in float32, probabilities and their running sum in float64.
+        parts["sampler's next-token distributions"] = load.rows_at_once * size.vocabulary * (4 + 4 + 8 + 8)
+    return {name: count for name, count in parts.items() if count}
+
+
+def activation_bytes(size: ModelSize) -> int:
+    """Bytes that a layer stack keeps for the backward pass of one token.
+
+    A layer keeps its two normalised inputs and their sources, queries, the attention's output and two residuals (8
+    widths), keys and values, and about four vectors of the MLP.
+    """
+    return size.layers * (8 * size.width + 2 * size.kv_width + 4 * size.mlp_width) * size.bytes_per_number
+
+
+def head_bytes(size: ModelSize, tokens: int) -> int:
+    """The log-prob head's chunk: logits, probabilities and their gradient, never more than three chunks."""
+    return 3 * min(CHUNK_BYTES, tokens * size.vocabulary * max(4, size.bytes_per_number))
+
+
+def kv_bytes(size: ModelSize) -> int:
+    """Bytes of keys and values of one token in all layers."""
+    return 2 * size.layers * size.kv_width * size.bytes_per_number
+
+
+def pass_seconds(size: ModelSize, cores: int) -> Callable[[float, float], float]:
+    """A function (flops per parameter, forward passes) -> seconds at the nominal rate of this many cores.
+
+    Large models are bound by arithmetic, flops / rate; tiny ones by the calls, layers * a nominal cost. Float64 runs
+    at half the rate.
+    """
+    rate = cores * CORE_FLOPS * (0.5 if size.bytes_per_number == 8 else 1.0)
+
+    def seconds(flops_per_parameter: float, passes: float) -> float:
+        return flops_per_parameter * size.parameters / rate + passes * size.layers * SECONDS_PER_LAYER
+
+    return seconds

@@ -1,0 +1,84 @@
+"""What a batch says about itself: sums over all its rows or tokens, divided once, never means of means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from upweight.objectives import kl
+from upweight.types import Batch
+
+NGRAM = 4
+SHORTEST_REPETITION = 8
+
+
+def batch_metrics(batch: Batch) -> dict[str, float]:
+    """The metrics that follow from a batch's columns; see `glossary` for their meaning.
+
+    Read when present: row columns `rewards`, `truncated`, `correct`, `part/NAME`; token columns `logprobs` (the
+    learner's at the first scoring), `behavior_logprobs`, `ref_logprobs`, `entropy`. A key whose column is missing, or
+    which would divide by nothing, is left out. Means over tokens count the trained ones (`loss_mask`).
+    """
+    rows = dict(_reward_metrics(batch)) if "rewards" in batch.row_columns else {}
+    means = {"truncated": "rollout/truncated_share", "correct": "rollout/accuracy"}
+    means |= {name: f"reward/{name}" for name in batch.row_columns if name.startswith("part/")}
+    for column, key in means.items():
+        if column in batch.row_columns and len(batch):
+            rows[key] = float(batch.row_columns[column].double().mean())
+    return rows | dict(_token_metrics(batch))
+
+
+def repeats_itself(token_ids: list[int]) -> bool:
+    """Whether fewer than half of the 4-grams are distinct; never with fewer than 8 tokens."""
+    if len(token_ids) < SHORTEST_REPETITION:
+        return False
+    grams = list(zip(*(token_ids[i:] for i in range(NGRAM)), strict=False))
+    return 2 * len(set(grams)) < len(grams)
+
+
+def _reward_metrics(batch: Batch) -> Iterator[tuple[str, float]]:
+    if len(batch) == 0:
+        return
+    rewards = batch.row_columns["rewards"].double()
+    yield "reward/mean", float(rewards.mean())
+    yield "reward/std", float(rewards.std(correction=0))
+    yield "rollout/zero_reward_share", float((rewards == 0).double().mean())
+    yield "rollout/completion_tokens", sum(int(mask.sum()) for mask in batch.loss_mask) / len(batch)
+    yield "rollout/repetition_share", sum(repeats_itself(ids.tolist()) for ids in batch.token_ids) / len(batch)
+    constant = _constant_groups(rewards, batch.group_ids)
+    if len(constant):
+        yield "rollout/constant_group_share", float(constant.double().mean())
+
+
+def _constant_groups(rewards: Tensor, group_ids: Tensor) -> Tensor:
+    """Whether all rewards are equal to rounding, for each group of at least two."""
+    _, index, counts = torch.unique(group_ids, return_inverse=True, return_counts=True)
+    empty = torch.zeros(len(counts), dtype=torch.float64)
+    low = empty.scatter_reduce(0, index, rewards, "amin", include_self=False)
+    high = empty.scatter_reduce(0, index, rewards, "amax", include_self=False)
+    return ((high - low) <= 1e-12 * torch.maximum(high.abs(), low.abs()))[counts >= 2]
+
+
+def _token_metrics(batch: Batch) -> Iterator[tuple[str, float]]:
+    columns = {name: _trained(batch, name) for name in batch.token_columns}
+    if not any(bool(mask.any()) for mask in batch.loss_mask):
+        return
+    if "entropy" in columns:
+        yield "train/entropy", float(columns["entropy"].mean())
+    if "logprobs" not in columns:
+        return
+    if "behavior_logprobs" in columns:
+        mismatch = (columns["behavior_logprobs"] - columns["logprobs"]).abs()
+        yield "train/sampler_mismatch_mean", float(mismatch.mean())
+        yield "train/sampler_mismatch_max", float(mismatch.max())
+    if "ref_logprobs" in columns:
+        estimate = kl.k3(columns["logprobs"][None], columns["ref_logprobs"][None])
+        yield "train/kl_to_start", float(estimate.mean())
+
+
+def _trained(batch: Batch, name: str) -> Tensor:
+    """A token column at the trained tokens of all rows, [sum T_i], in float64."""
+    pieces = [row.detach()[mask] for row, mask in zip(batch.token_columns[name], batch.loss_mask, strict=True)]
+    return torch.cat([torch.zeros(0), *pieces]).double()

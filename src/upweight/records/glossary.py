@@ -1,0 +1,101 @@
+"""What every key of `metrics.jsonl` means; the documentation's table is made from this one.
+
+Keys that start with `time/` measure the clock and are the only ones that a resumed run does not reproduce exactly.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A measured number: its unit, what it says, and whether `higher` or `lower` is better, when either is."""
+
+    unit: str
+    meaning: str
+    better: Literal["", "higher", "lower"] = ""
+
+
+_LOW = "lower end of the 95% interval of {}"
+_HIGH = "upper end of the 95% interval of {}"
+
+METRICS: dict[str, Metric] = {
+    "step": Metric("count", "index of the step, from 0; a step uses one batch"),
+    "reward/mean": Metric("reward", "mean reward of the completions of the batch", "higher"),
+    "reward/std": Metric("reward", "standard deviation (population) of the rewards of the batch"),
+    "reward/part/{name}": Metric("reward", "mean of one named part of the reward, before its weight", "higher"),
+    "train/loss": Metric("loss", "loss of the optimizer steps of the batch, averaged over them; 0 for a centred "
+                         "advantage at the first step, so judge a policy gradient by its reward"),
+    "train/term/{name}": Metric("loss", "one term's share of the loss, its coefficient included"),
+    "train/grad_norm": Metric("norm", "norm of the gradient before clipping, averaged over the optimizer steps"),
+    "train/learning_rate": Metric("1", "learning rate, averaged over the optimizer steps of the batch"),
+    "train/skipped_steps": Metric("count", "optimizer steps left out because loss or gradient was not finite", "lower"),
+    "train/ratio_min": Metric("ratio", "smallest probability ratio pi / old among the trained tokens"),
+    "train/ratio_max": Metric("ratio", "largest probability ratio pi / old among the trained tokens"),
+    "train/clip_share": Metric("share", "trained tokens with an advantage that the clip keeps from being pushed"),
+    "train/entropy": Metric("nats", "mean entropy of the policy at the trained tokens, before the update"),
+    "train/kl_to_start": Metric("nats", "mean over trained tokens of the k3 estimate of KL(pi || starting model); "
+                                "measured every `records.kl_every` steps"),
+    "train/sampler_mismatch_mean": Metric("nats", "mean over trained tokens of |log-prob reported by the sampler - the "
+                                          "learner's|, both of the same policy version", "lower"),
+    "train/sampler_mismatch_max": Metric("nats", "the same, largest over the trained tokens", "lower"),
+    "rollout/accuracy": Metric("share", "completions whose answer is correct", "higher"),
+    "rollout/completion_tokens": Metric("tokens", "mean number of sampled tokens in a completion"),
+    "rollout/truncated_share": Metric("share", "completions cut off by the token budget before they ended", "lower"),
+    "rollout/repetition_share": Metric("share", "completions of 8 tokens or more in which fewer than half of the "
+                                       "4-grams of token ids are distinct", "lower"),
+    "rollout/constant_group_share": Metric("share", "groups of at least two completions that all have the same reward: "
+                                           "a group-relative advantage learns nothing from them", "lower"),
+    "rollout/zero_reward_share": Metric("share", "completions with reward exactly 0", "lower"),
+    "rollout/failed_rewards": Metric("count", "completions for which the reward function failed", "lower"),
+    "rollout/dropped": Metric("count", "completions left out of the batch", "lower"),
+    "eval/greedy": Metric("share", "held-out problems answered correctly at temperature 0", "higher"),
+    "eval/greedy_low": Metric("share", _LOW.format("eval/greedy")),
+    "eval/greedy_high": Metric("share", _HIGH.format("eval/greedy")),
+    "eval/sampled": Metric("share", "held-out accuracy of sampled answers, mean over samples and problems", "higher"),
+    "eval/sampled_low": Metric("share", _LOW.format("eval/sampled")),
+    "eval/sampled_high": Metric("share", _HIGH.format("eval/sampled")),
+    "eval/well_formed": Metric("share", "held-out greedy answers in the wanted format, correct or not", "higher"),
+    "eval/part/{name}": Metric("reward", "mean of one named reward part over the held-out greedy answers", "higher"),
+    "eval/completion_tokens": Metric("tokens", "mean length of the held-out greedy answers"),
+    "eval/truncated_share": Metric("share", "held-out greedy answers cut off by the token budget", "lower"),
+    "time/rollout_seconds": Metric("seconds", "making the batch: drawing the completions and scoring them", "lower"),
+    "time/sample_seconds": Metric("seconds", "drawing the completions", "lower"),
+    "time/reward_seconds": Metric("seconds", "scoring the completions", "lower"),
+    "time/update_seconds": Metric("seconds", "annotating the batch and making its optimizer steps", "lower"),
+    "time/sync_seconds": Metric("seconds", "handing the new weights to the sampler", "lower"),
+    "time/evaluate_seconds": Metric("seconds", "evaluating on held-out problems", "lower"),
+    "time/checkpoint_seconds": Metric("seconds", "writing a checkpoint", "lower"),
+    "time/step_seconds": Metric("seconds", "the whole step", "lower"),
+    "time/tokens_per_second": Metric("tokens/s", "trained tokens of the batch per second of the whole step", "higher"),
+}
+
+_PATTERNS = {
+    re.compile(re.escape(key).replace(r"\{name\}", ".+"), re.DOTALL): metric
+    for key, metric in METRICS.items()
+    if "{name}" in key
+}
+
+
+def describe(key: str) -> Metric:
+    """The metric that a key of `metrics.jsonl` stands for, `{name}` resolved. Raises KeyError for an unknown one."""
+    if key in METRICS and "{name}" not in key:
+        return METRICS[key]
+    for pattern, metric in _PATTERNS.items():
+        if pattern.fullmatch(key):
+            return metric
+    raise KeyError(key)
+
+
+def glossary_markdown() -> str:
+    """All metrics as a Markdown table."""
+    rows = [f"| `{key}` | {m.unit} | {_cell(m.meaning)} | {m.better} |" for key, m in METRICS.items()]
+    return "\n".join(["| metric | unit | meaning | better |", "|---|---|---|---|", *rows]) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Text in which no character ends the table's cell."""
+    return text.replace("|", "\\|")

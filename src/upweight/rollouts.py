@@ -1,0 +1,123 @@
+"""From prompts to finished, scored groups of rollouts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from upweight.errors import UserError
+from upweight.rewards.score import Failed, Rewards, Scored
+from upweight.samplers.port import Sampler
+from upweight.types import Batch, Completion, Prompt, Request, Rollout, SampleKey, SamplingParams
+
+
+@dataclass(frozen=True)
+class Collected:
+    """The rollouts of one step in order of draw and index, and what became of the others."""
+
+    rollouts: tuple[Rollout, ...]
+    failed_rewards: int
+    dropped: int
+
+
+@dataclass(frozen=True)
+class RolloutMaker:
+    """Samples the groups of some prompts and scores each completion as it finishes."""
+
+    sampler: Sampler
+    tokenizer: PreTrainedTokenizerBase
+    rewards: Rewards
+    params: SamplingParams
+    on_failure: str = "raise"
+
+    def collect(
+        self, prompts: Sequence[tuple[int, Prompt]], group_size: int, seed: int, step: int
+    ) -> Collected:
+        """`group_size` rollouts for each (draw, prompt).
+
+        A reward that fails is treated by `on_failure`; a completion that is dropped never existed, and a group that
+        is left with fewer than two of several members is dropped with it. Raises UserError when a reward fails and
+        must not, or when nothing is left.
+        """
+        by_draw = dict(prompts)
+        requests = [
+            Request(prompt.token_ids, SampleKey(seed, step, draw, index), self.params)
+            for draw, prompt in prompts
+            for index in range(group_size)
+        ]
+        kept: list[Rollout] = []
+        failures: list[Failed] = []
+        for completion in self.sampler.sample(requests):
+            prompt = by_draw[completion.key.draw]
+            text = completion_text(self.tokenizer, completion)
+            outcome = self.rewards.score(prompt, text, completion.finish_reason)
+            if isinstance(outcome, Failed):
+                failures.append(outcome)
+                if self.on_failure == "raise":
+                    raise UserError(
+                        f"reward {outcome.part!r} failed on prompt {prompt.id}: {outcome.message}; mend it, or set "
+                        'rewards.on_failure to "drop" or "zero"'
+                    )
+                if self.on_failure == "drop":
+                    continue
+                outcome = Scored(reward=0.0, parts=dict.fromkeys(self.rewards.names, 0.0))
+            kept.append(_rollout(prompt, completion, text, outcome))
+        whole = _whole_groups(kept, group_size)
+        if not whole:
+            raise UserError(f"every completion of step {step} was dropped: {failures[-1].message}")
+        return Collected(whole, len(failures), len(requests) - len(whole))
+
+
+def completion_text(tokenizer: PreTrainedTokenizerBase, completion: Completion) -> str:
+    """The completion as text, without special tokens such as the end-of-sequence token."""
+    return str(tokenizer.decode(list(completion.token_ids), skip_special_tokens=True))
+
+
+def _rollout(prompt: Prompt, completion: Completion, text: str, outcome: Scored) -> Rollout:
+    return Rollout(
+        prompt=prompt,
+        text=text,
+        token_ids=completion.token_ids,
+        loss_mask=(True,) * len(completion.token_ids),
+        behavior_logprobs=completion.logprobs,
+        finish_reason=completion.finish_reason,
+        reward=outcome.reward,
+        reward_parts=outcome.parts,
+        policy_version=completion.policy_version,
+        draw=completion.key.draw,
+        index=completion.key.index,
+    )
+
+
+def _whole_groups(rollouts: Iterable[Rollout], group_size: int) -> tuple[Rollout, ...]:
+    groups: dict[int, list[Rollout]] = {}
+    for rollout in sorted(rollouts, key=lambda r: (r.draw, r.index)):
+        groups.setdefault(rollout.draw, []).append(rollout)
+    least = min(2, group_size)
+    return tuple(rollout for group in groups.values() if len(group) >= least for rollout in group)
+
+
+def batch_of(rollouts: Sequence[Rollout], accuracy_part: str) -> Batch:
+    """Rollouts as the rows of one step; each row is its own unit, rollouts of one draw are a group."""
+    parts = rollouts[0].reward_parts
+    rows = {
+        "rewards": torch.tensor([r.reward for r in rollouts], dtype=torch.float64),
+        "truncated": torch.tensor([r.finish_reason == "length" for r in rollouts]),
+        "correct": torch.tensor([r.reward_parts[accuracy_part] >= 1 for r in rollouts]),
+        "policy_version": torch.tensor([r.policy_version for r in rollouts]),
+    }
+    for name in parts:
+        rows[f"part/{name}"] = torch.tensor([r.reward_parts[name] for r in rollouts], dtype=torch.float64)
+    return Batch(
+        ids=[f"{r.prompt.id}#{r.draw}.{r.index}" for r in rollouts],
+        prompt_ids=[torch.tensor(r.prompt.token_ids) for r in rollouts],
+        token_ids=[torch.tensor(r.token_ids) for r in rollouts],
+        loss_mask=[torch.tensor(r.loss_mask) for r in rollouts],
+        group_ids=torch.tensor([r.draw for r in rollouts]),
+        unit_ids=torch.arange(len(rollouts)),
+        token_columns={"behavior_logprobs": [torch.tensor(r.behavior_logprobs) for r in rollouts]},
+        row_columns=rows,
+    )

@@ -1,0 +1,108 @@
+"""What every learner host promises: in process, and two processes over gloo."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from transformers import AutoModelForCausalLM
+
+from upweight.learners.gloo import GlooLearner
+from upweight.learners.port import Learner
+from upweight.types import Annotated
+from upweight.update import annotate, weights_of
+
+METHOD = tiny.every_term("grpo")
+
+
+def make(host: str) -> Learner:
+    build = tiny.factory("grpo")
+    return build() if host == "local" else GlooLearner(build, ranks=2)
+
+
+@pytest.fixture(params=["local", "gloo"])
+def learner(request: pytest.FixtureRequest) -> Iterator[Learner]:
+    made = make(request.param)
+    yield made
+    made.close()
+
+
+def rows_for(learner: Learner) -> Annotated:
+    return annotate(learner, METHOD, tiny.batch())
+
+
+def test_score_is_log_softmax_at_the_temperature(learner: Learner) -> None:
+    """An independent recomputation: transformers' own logits, one row at a time."""
+    rows = tiny.batch()
+    policy, _ = tiny.tiny_model("llama", "float64")
+    for prompt, tokens, scored in zip(rows.prompt_ids, rows.token_ids, learner.score(rows, "policy"), strict=True):
+        logits = policy(torch.cat([prompt, tokens])[None]).logits[0] / 0.7
+        expected = logits[len(prompt) - 1 : -1].log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+        torch.testing.assert_close(scored, expected, rtol=0, atol=1e-10)
+
+
+def test_a_step_moves_probability_the_way_it_pushes(learner: Learner) -> None:
+    rows = rows_for(learner)
+    stats = learner.step(rows, weights_of(METHOD, rows))
+    after = learner.score(rows, "policy")
+    gained = sum(float((p * (b - a)).sum()) for p, a, b in zip(stats.pushes["policy"], stats.logprobs, after, strict=True))
+    assert gained > 0
+    assert not stats.skipped
+    assert stats.grad_norm > 0
+
+
+def test_pushes_are_the_weight_on_grad_log_pi(learner: Learner) -> None:
+    """On policy the push of a token is its advantage times its share of the step."""
+    rows = rows_for(learner)
+    weights = weights_of(METHOD, rows)
+    stats = learner.step(rows, weights)
+    for push, advantage, weight in zip(
+        stats.pushes["policy"], rows.token_columns["advantages"], weights["policy"], strict=True
+    ):
+        torch.testing.assert_close(push, advantage * weight, rtol=1e-9, atol=1e-12)
+
+
+def test_a_step_that_is_not_finite_leaves_the_weights_alone(learner: Learner) -> None:
+    rows = rows_for(learner)
+    weights = weights_of(METHOD, rows)
+    before = [tensor.detach().clone() for _, tensor in learner.weights()]
+    weights["policy"][3] = weights["policy"][3] * torch.nan
+    assert learner.step(rows, weights).skipped
+    assert all(torch.equal(a, b) for a, (_, b) in zip(before, learner.weights(), strict=True))
+    assert not learner.step(rows, weights_of(METHOD, rows)).skipped
+
+
+def test_save_and_load_go_on_bit_identically(learner: Learner, tmp_path: Path) -> None:
+    rows = rows_for(learner)
+    weights = weights_of(METHOD, rows)
+    learner.step(rows, weights)
+    learner.save(tmp_path)
+    expected = [learner.step(rows, weights).loss for _ in range(2)]
+    end = [tensor.detach().clone() for _, tensor in learner.weights()]
+    learner.load(tmp_path)
+    assert [learner.step(rows, weights).loss for _ in range(2)] == expected
+    assert all(torch.equal(a, b) for a, (_, b) in zip(end, learner.weights(), strict=True))
+
+
+def test_the_saved_policy_is_a_hugging_face_folder(learner: Learner, tmp_path: Path) -> None:
+    learner.save(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "policy", dtype=torch.float64)
+    ours = dict(learner.weights())
+    assert all(torch.equal(parameter, ours[name]) for name, parameter in loaded.named_parameters())
+
+
+def test_two_processes_follow_one(tmp_path: Path) -> None:
+    """Three optimizer steps on one process and on two end in the same weights to rounding."""
+    alone, pair = make("local"), make("gloo")
+    try:
+        for seed in range(3):
+            rows = annotate(alone, METHOD, tiny.batch(seed=seed))
+            for host in (alone, pair):
+                host.step(rows, weights_of(METHOD, rows))
+        for (_, mine), (_, theirs) in zip(alone.weights(), pair.weights(), strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
+    finally:
+        pair.close()
