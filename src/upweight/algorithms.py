@@ -45,6 +45,7 @@ class Call:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self, columns: Mapping[str, Tensor]) -> Tensor:
+        """The function's value, its columns taken from `columns` by name."""
         bound = {name: columns[name] for name in columns_of(self.function)}
         return self.function(**bound, **self.options)
 
@@ -95,9 +96,9 @@ class Algorithm:
         """Every name that a user may override, with its value here."""
         flat: dict[str, Any] = {"inner_epochs": self.inner_epochs, "minibatches": self.minibatches}
         flat["reduction"] = self.terms[0].reduction
-        flat |= options_of(self.advantage.function) | self.advantage.options
+        flat |= {**options_of(self.advantage.function), **self.advantage.options}
         for term in self.terms:
-            flat |= options_of(term.loss.function) | term.loss.options
+            flat |= {**options_of(term.loss.function), **term.loss.options}
             if term is not self.terms[0]:
                 flat[f"{term.name}_coef"] = term.coefficient
         return flat

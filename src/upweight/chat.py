@@ -18,6 +18,8 @@ from upweight.types import Message
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase as Tokenizer
 
+Encoded = tuple[tuple[int, ...], tuple[int, ...], tuple[bool, ...]]
+
 _QUESTION: tuple[Message, ...] = ({"role": "user", "content": "What is 2+3?"},)
 _ANSWER: Message = {"role": "assistant", "content": "It is 5"}
 
@@ -31,8 +33,8 @@ def stop_ids(tokenizer: Tokenizer, generation_config_eos: int | Sequence[int] | 
         raise UserError(
             "the tokenizer has no end-of-sequence token, so no completion could ever end: set its eos_token and save it"
         )
-    further = generation_config_eos or ()
-    return frozenset({tokenizer.eos_token_id, *((further,) if isinstance(further, int) else further)})
+    further = (generation_config_eos,) if isinstance(generation_config_eos, int) else generation_config_eos or ()
+    return frozenset({tokenizer.eos_token_id, *further})
 
 
 def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[int, ...]:
@@ -47,9 +49,7 @@ def encode_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[in
     return _ids(tokenizer, _render(tokenizer, messages, add_generation_prompt=True))
 
 
-def encode_demonstration(
-    tokenizer: Tokenizer, messages: Sequence[Message], stop_ids: frozenset[int]
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[bool, ...]]:
+def encode_demonstration(tokenizer: Tokenizer, messages: Sequence[Message], stop_ids: frozenset[int]) -> Encoded:
     """(prompt ids, completion ids, loss mask): the prompt is all before the first trained token.
 
     The mask is True on every assistant turn with its stop token and False on what stands between turns; the
@@ -62,22 +62,15 @@ def encode_demonstration(
     turns = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
     if not turns:
         raise ValueError("there is no assistant turn to train on")
-    if tokenizer.chat_template is None:
-        return _plain_demonstration(tokenizer, messages, turns)
-    text = _render(tokenizer, messages[: turns[0]], add_generation_prompt=True)
-    ids = prompt_ids = _ids(tokenizer, text)
-    mask: tuple[bool, ...] = ()
-    end = len(ids)
-    for turn in turns:
-        ids, text = _extend(tokenizer, ids, text, _render(tokenizer, messages[:turn], add_generation_prompt=True))
-        start = len(ids)
-        ids, text = _extend(tokenizer, ids, text, _render(tokenizer, messages[: turn + 1]))
-        mask += (False,) * (start - end)
-        end = _end_of_turn(tokenizer, ids, start, stop_ids)
-        mask += (True,) * (end - start)
-    if not prompt_ids:
+    if turns[0] == 0:
         raise ValueError("there is nothing before the first assistant turn, so nothing predicts its first token")
-    return prompt_ids, ids[len(prompt_ids) : end], mask
+    if tokenizer.chat_template is None:
+        encoded = _plain_demonstration(tokenizer, messages, turns)
+    else:
+        encoded = _templated_demonstration(tokenizer, messages, turns, stop_ids)
+    if not encoded[0]:
+        raise ValueError("the messages before the assistant's turn come to no tokens, so nothing predicts its first")
+    return encoded
 
 
 def check_template(tokenizer: Tokenizer, stop_ids: frozenset[int]) -> None:
@@ -175,6 +168,23 @@ def _common(left: str, right: str) -> int:
     return next((place for place, (x, y) in enumerate(pairs) if x != y), min(len(left), len(right)))
 
 
+def _templated_demonstration(
+    tokenizer: Tokenizer, messages: Sequence[Message], turns: Sequence[int], stop_ids: frozenset[int]
+) -> Encoded:
+    text = _render(tokenizer, messages[: turns[0]], add_generation_prompt=True)
+    ids = prompt_ids = _ids(tokenizer, text)
+    mask: tuple[bool, ...] = ()
+    end = len(ids)
+    for turn in turns:
+        ids, text = _extend(tokenizer, ids, text, _render(tokenizer, messages[:turn], add_generation_prompt=True))
+        start = len(ids)
+        ids, text = _extend(tokenizer, ids, text, _render(tokenizer, messages[: turn + 1]))
+        mask += (False,) * (start - end)
+        end = _end_of_turn(tokenizer, ids, start, stop_ids)
+        mask += (True,) * (end - start)
+    return prompt_ids, ids[len(prompt_ids) : end], mask
+
+
 def _plain_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[int, ...]:
     text = "\n".join(message["content"] for message in messages)
     plain = _ids(tokenizer, text)
@@ -184,13 +194,9 @@ def _plain_prompt(tokenizer: Tokenizer, messages: Sequence[Message]) -> tuple[in
     return (bos, *plain) if adds_bos else plain
 
 
-def _plain_demonstration(
-    tokenizer: Tokenizer, messages: Sequence[Message], turns: Sequence[int]
-) -> tuple[tuple[int, ...], tuple[int, ...], tuple[bool, ...]]:
+def _plain_demonstration(tokenizer: Tokenizer, messages: Sequence[Message], turns: Sequence[int]) -> Encoded:
     if list(turns) != [len(messages) - 1]:
         raise ValueError("without a chat template a conversation has one assistant turn, at its end")
     prompt_ids = _plain_prompt(tokenizer, messages[:-1])
-    if not prompt_ids:
-        raise ValueError("there is nothing before the assistant's turn, so nothing predicts its first token")
     completion_ids = (*_ids(tokenizer, messages[-1]["content"]), tokenizer.eos_token_id)
     return prompt_ids, completion_ids, (True,) * len(completion_ids)

@@ -28,7 +28,7 @@ from upweight.rollouts import RolloutMaker
 from upweight.run import Run
 from upweight.samplers.native import NativeSampler
 from upweight.sources import DatasetSource, RolloutSource, Source
-from upweight.tasks.data import TaskData
+from upweight.tasks.data import Need, TaskData
 from upweight.tasks.load import load_data
 from upweight.tasks.order import DrawOrder
 from upweight.train import Session
@@ -55,7 +55,7 @@ def build_session(config: Config, resume: bool = False) -> Session:
     return Session(config, method, source, learner, evaluator, Run(config, folder, learner))
 
 
-def need_of(method: Algorithm) -> str:
+def need_of(method: Algorithm) -> Need:
     """Which rows of the data a method learns from."""
     return "demonstrations" if method.source == "dataset" else "problems"
 
@@ -63,8 +63,9 @@ def need_of(method: Algorithm) -> str:
 def texts_of(data: Sequence[TaskData]) -> Iterator[str]:
     """The text of every message: what a from-scratch tokenizer must be able to write."""
     for task in data:
-        for row in chain(task.problems, task.demonstrations):
-            yield from (message["content"] for message in row.messages)
+        rows = chain(task.problems, task.heldout)
+        for messages in chain((row.messages for row in rows), (row.messages for row in task.demonstrations)):
+            yield from (message["content"] for message in messages)
 
 
 def make_encoder(config: Config, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Encoder:
@@ -105,15 +106,15 @@ def make_source(
     )
 
 
-def make_evaluator(
-    config: Config, data: Sequence[TaskData], encoder: Encoder, maker: RolloutMaker | None
-) -> Evaluator:
+def make_evaluator(config: Config, data: Sequence[TaskData], encoder: Encoder, maker: RolloutMaker | None) -> Evaluator:
     """The evaluator on the first held-out problems of every task. Raises UserError where there are none."""
     if maker is None:
         raise UserError('evaluation needs to know what is right: add for example [rewards.parts] correct = "number"')
     heldout = [problem for task in data for problem in task.heldout[: config.evaluate.problems]]
     if not heldout:
-        raise UserError("evaluate.every is set but the data has no held-out problems: set data.heldout or evaluate.every=0")
+        raise UserError(
+            "evaluate.every is set but the data has no held-out problems: set data.heldout or evaluate.every=0"
+        )
     prompts = encoder.prompts(heldout[: config.evaluate.problems], "held-out")
     return Evaluator(prompts, maker, config.evaluate, config.seed)
 

@@ -126,7 +126,7 @@ class DataConfig(Section):
         task = {key: item for key, item in value.items() if key not in own}
         if "mixture" in own and task:
             raise ValueError(f"write either one task or a mixture, not both: {', '.join(sorted(task))}")
-        tasks = [task] if "mixture" not in own else own["mixture"]
+        tasks = own.get("mixture", [task])
         if not isinstance(tasks, Sequence) or not all(isinstance(item, Mapping) for item in tasks):
             raise ValueError("data.mixture must be a list of tables, [[data.mixture]]")
         return own | {"mixture": tuple({"task": "rows"} | dict(item) for item in tasks)}
@@ -147,9 +147,7 @@ class RewardsConfig(Section):
     on_failure: Literal["raise", "drop", "zero"] = Field(
         "raise", description="a reward that fails ends the run, drops its completion, or counts as 0; always counted"
     )
-    shuffled: bool = Field(
-        False, description="control experiment: permute the rewards among all completions of a step"
-    )
+    shuffled: bool = Field(False, description="control experiment: permute the rewards among all completions of a step")
 
     @field_validator("parts", mode="before")
     @classmethod
@@ -280,7 +278,7 @@ class Config(Section):
     def _consistent(self) -> Config:
         method = self.algorithm.resolve()
         if method.source == "rollouts" and not self.rewards.parts:
-            raise ValueError(f"{method.name} learns from rewards: add for example [rewards.parts] correct = \"number\"")
+            raise ValueError(f'{method.name} learns from rewards: add for example [rewards.parts] correct = "number"')
         if method.needs_groups() and self.batch.group_size < 2:
             raise ValueError(
                 f"{method.name} compares the completions of a prompt with each other, so batch.group_size must be at "
@@ -386,8 +384,11 @@ def _known_keys(place: Sequence[Any]) -> set[str]:
 def _models_within(model: type[BaseModel], part: str) -> list[type[BaseModel]]:
     field = model.model_fields.get(part)
     if field is None:
-        tagged = [m for m in (ArithmeticTask, CountdownTask, Gsm8kTask, RowsTask)
-                  if part in getattr(m.model_fields["task"].annotation, "__args__", ())]
+        tagged = [
+            m
+            for m in (ArithmeticTask, CountdownTask, Gsm8kTask, RowsTask)
+            if part in getattr(m.model_fields["task"].annotation, "__args__", ())
+        ]
         return list(tagged)
     found: list[type[BaseModel]] = []
     queue = [field.annotation]

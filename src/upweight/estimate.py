@@ -1,27 +1,48 @@
-"""How large a model is, and roughly what a run with it will need: memory by part, seconds by phase.
+"""How large a model and its data are, and roughly what a run will need: memory by part, seconds by phase.
 
-Nothing is loaded: a model is looked at on torch's meta device, where tensors have shapes but no numbers. The
-estimates are for orientation; each formula is written out where it is used.
+No weights are loaded and nothing is fetched but a model's config: a model is looked at on torch's meta device, where
+tensors have shapes but no numbers. The estimates are for orientation; each formula is written out where it is used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from upweight.config import ModelConfig
+from upweight.algorithms import Algorithm
+from upweight.config import Config, ModelConfig
 from upweight.errors import UserError
 from upweight.models.build import build_config, build_tokenizer
 from upweight.models.head import CHUNK_BYTES
+from upweight.tasks.files import is_local
+from upweight.tasks.load import load_data
 
 LIBRARIES_BYTES = 600 * 2**20  # Python, torch and transformers before the first tensor of ours
 CORE_FLOPS = 25e9  # nominal float32 rate of one core in large matrix products
 SECONDS_PER_LAYER = 3e-4  # nominal cost of calling one layer, however little it computes
 ADAM_MOMENTS = 2
+ASSUMED_PROMPT_TOKENS = 128  # where the data is not at hand
+ASSUMED_ROW_TOKENS = 512
+CHARACTERS_PER_TOKEN = 3.5  # of a subword tokenizer, on plain text
+LOOKED_AT = 256  # rows whose length is looked at
+
+
+@dataclass(frozen=True)
+class DataLook:
+    """What is known of the data without a connection. `rows` is None when it would have to be fetched.
+
+    Token counts are means, guessed from characters; `completion_tokens` is that of demonstrations, else 0.
+    """
+
+    rows: int | None
+    prompt_tokens: float
+    completion_tokens: float
+    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -53,6 +74,37 @@ class Load:
     sequence_tokens: int
     microbatch_tokens: int
     scored_tokens: int
+
+
+def look_at_data(config: Config, method: Algorithm, model: ModelConfig) -> DataLook:
+    """Counts and lengths of data that is generated or lies in files; nothing is fetched.
+
+    Raises UserError for local data that is missing or cannot be read.
+    """
+    imitates = method.source == "dataset"
+    if not all(_is_at_hand(task) for task in config.data.mixture):
+        return DataLook(None, ASSUMED_PROMPT_TOKENS, ASSUMED_ROW_TOKENS if imitates else 0, ())
+    data = load_data(config.data, config.seed, "demonstrations" if imitates else "problems")
+    rows = [row.messages for task in data for row in (task.demonstrations if imitates else task.problems)]
+    looked = rows[:: max(1, len(rows) // LOOKED_AT)]
+    whole = sum(_tokens(message["content"], model) for row in looked for message in row) / len(looked)
+    # The last turn is the answer to imitate, and ends with a stop token.
+    answer = sum(1 + _tokens(row[-1]["content"], model) for row in looked) / len(looked) if imitates else 0
+    every = [row.messages for task in data for row in (*task.problems, *task.heldout, *task.demonstrations)]
+    texts = tuple(message["content"] for row in every for message in row)
+    return DataLook(len(rows), whole + imitates - answer, answer, texts)
+
+
+def _is_at_hand(task: object) -> bool:
+    paths = [getattr(task, name, None) for name in ("path", "heldout_path")]
+    return all(Path(path).expanduser().exists() or is_local(path) for path in paths if path is not None)
+
+
+def _tokens(text: str, model: ModelConfig) -> float:
+    """A guess: exact for a character tokenizer, which has one token for each of its `tokens` too."""
+    if model.init is None or model.init.tokenizer != "char":
+        return len(text) / CHARACTERS_PER_TOKEN
+    return len(text) - sum(text.count(token) * (len(token) - 1) for token in model.init.tokens)
 
 
 def model_size(model: ModelConfig, texts: Iterable[str] = ()) -> ModelSize:

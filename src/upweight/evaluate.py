@@ -10,7 +10,7 @@ import numpy as np
 from upweight.config import EvaluateConfig
 from upweight.learners.port import Learner
 from upweight.rollouts import RolloutMaker
-from upweight.types import Prompt, Rollout
+from upweight.types import Prompt, Rollout, SamplingParams
 
 # Evaluation has its own place in the space of sample keys, and the same numbers at every step: what changes from one
 # evaluation to the next is then the policy alone.
@@ -53,7 +53,7 @@ class Evaluator:
             counts[rollout.draw] += rollout.reward_parts[self.maker.rewards.accuracy_part] >= 1
         return counts
 
-    def answers(self, samples: int, params: object) -> Sequence[Rollout]:
+    def answers(self, samples: int, params: SamplingParams) -> Sequence[Rollout]:
         """`samples` scored answers to each prompt; the draw of a rollout is its prompt's index."""
         maker = replace(self.maker, params=params)
         if maker.on_failure == "drop":

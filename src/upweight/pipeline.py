@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from upweight.compose import build_session, measure_model
 from upweight.config import Config, Positive, Section, apply_overrides, make_config, merge, read_toml

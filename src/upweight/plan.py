@@ -9,36 +9,13 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from upweight.algorithms import Algorithm
-from upweight.config import Config, Gsm8kTask, ModelConfig, RowsTask
+from upweight.config import Config, ModelConfig
 from upweight.errors import UserError
-from upweight.estimate import Load, ModelSize, memory_parts, model_size, pass_seconds
+from upweight.estimate import DataLook, Load, ModelSize, look_at_data, memory_parts, model_size, pass_seconds
 from upweight.records.progress import duration
-from upweight.tasks.data import TaskData
-from upweight.tasks.files import is_local
-from upweight.tasks.load import load_data
-from upweight.types import Message
-
-ASSUMED_PROMPT_TOKENS = 128  # where the data is not at hand
-ASSUMED_ROW_TOKENS = 512
-CHARACTERS_PER_TOKEN = 3.5  # of a subword tokenizer, on plain text
-LOOKED_AT = 256  # rows whose length is looked at
-
-
-@dataclass(frozen=True)
-class DataLook:
-    """What is known of the data without a connection. `rows` is None when it would have to be fetched.
-
-    Token counts are means, guessed from characters; `completion_tokens` is that of demonstrations, else 0.
-    """
-
-    rows: int | None
-    prompt_tokens: float
-    completion_tokens: float
-    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -90,7 +67,7 @@ def make_plan(config: Config, model: ModelConfig | None = None) -> Plan:
     out.
     """
     method = config.algorithm.resolve()
-    look = look_at_data(config, method)
+    look = look_at_data(config, method, model or config.model)
     batch = batch_plan(config, method, look)
     cores = config.threads or os.cpu_count() or 1
     size, unknown = None, ""
@@ -109,40 +86,6 @@ def make_plan(config: Config, model: ModelConfig | None = None) -> Plan:
         cores=cores,
         unknown=unknown,
     )
-
-
-def look_at_data(config: Config, method: Algorithm) -> DataLook:
-    """Counts and lengths of data that is generated or lies in files; nothing is fetched.
-
-    Raises UserError for local data that is missing or cannot be read.
-    """
-    if not all(_is_at_hand(task) for task in config.data.mixture):
-        completion = ASSUMED_ROW_TOKENS if method.source == "dataset" else 0
-        return DataLook(None, ASSUMED_PROMPT_TOKENS, completion, ())
-    need = "demonstrations" if method.source == "dataset" else "problems"
-    data = load_data(config.data, config.seed, need)
-    per_token = 1.0 if config.model.init and config.model.init.tokenizer == "char" else CHARACTERS_PER_TOKEN
-    rows = [row for task in data for row in _rows(task, need)]
-    looked = rows[:: max(1, len(rows) // LOOKED_AT)]
-    whole = sum(_characters(row) for row in looked) / len(looked) / per_token
-    answer = sum(len(row[-1]["content"]) for row in looked) / len(looked) / per_token
-    prompt = whole - answer if need == "demonstrations" else whole
-    texts = tuple(message["content"] for row in rows for message in row)
-    return DataLook(len(rows), prompt, answer + 1 if need == "demonstrations" else 0, texts)
-
-
-def _is_at_hand(task: object) -> bool:
-    if not isinstance(task, RowsTask | Gsm8kTask):
-        return True
-    return Path(task.path).expanduser().exists() or is_local(task.path)
-
-
-def _rows(task: TaskData, need: str) -> list[tuple[Message, ...]]:
-    return [row.messages for row in (task.problems if need == "problems" else task.demonstrations)]
-
-
-def _characters(messages: tuple[Message, ...]) -> int:
-    return sum(len(message["content"]) for message in messages)
 
 
 def batch_plan(config: Config, method: Algorithm, look: DataLook) -> BatchPlan:
@@ -210,8 +153,8 @@ def _evaluation(config: Config) -> str:
         return "no held-out evaluation: evaluate.every is 0"
     sampled = f" and {settings.samples} sampled answers" if settings.samples else ""
     return (
-        f"evaluation: one greedy{sampled or ' answer'} to each of at most {settings.problems} held-out problems, at the "
-        f"start, every {settings.every} steps and at the end"
+        f"evaluation: one greedy{sampled or ' answer'} to each of at most {settings.problems} held-out problems, "
+        f"at the start, every {settings.every} steps and at the end"
     )
 
 
@@ -240,9 +183,7 @@ def _load(config: Config, method: Algorithm, batch: BatchPlan, size: ModelSize) 
     )
 
 
-def _seconds(
-    config: Config, method: Algorithm, batch: BatchPlan, size: ModelSize, cores: int
-) -> dict[str, float]:
+def _seconds(config: Config, method: Algorithm, batch: BatchPlan, size: ModelSize, cores: int) -> dict[str, float]:
     """Seconds of the whole run by phase: 2 flops a parameter and token read or sampled, 6 when trained on."""
     seconds = pass_seconds(size, cores)
     longest, most = config.sampling.max_completion_tokens, config.sampling.max_rows
@@ -287,12 +228,12 @@ def describe(plan: Plan) -> list[str]:
 
 
 def _describe_batch(batch: BatchPlan) -> list[str]:
-    prompt = f"{batch.prompt_tokens:,.0f} tokens a prompt" + ("" if batch.data_rows else ", assumed")
+    prompt = f"{batch.prompt_tokens:,.0f} tokens a prompt, {'guessed from the text' if batch.data_rows else 'assumed'}"
     if batch.group_size:
         sampled = math.ceil(batch.rows * batch.completion_tokens)
         lines = [
-            f"each step: {_count(batch.prompts or 0, 'prompt')} x {batch.group_size} completions = {batch.rows:,} completions, "
-            f"at most {sampled:,} sampled tokens ({batch.tokens:,} with about {prompt})"
+            f"each step: {_count(batch.prompts or 0, 'prompt')} x {batch.group_size} completions = {batch.rows:,} "
+            f"completions, at most {sampled:,} sampled tokens ({batch.tokens:,} with about {prompt})"
         ]
     else:
         lines = [f"each step: {batch.rows:,} rows of the dataset, about {batch.tokens:,} tokens"]

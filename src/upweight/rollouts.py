@@ -16,7 +16,7 @@ from upweight.types import Batch, Completion, Prompt, Request, Rollout, SampleKe
 
 @dataclass(frozen=True)
 class Collected:
-    """The rollouts of one step in order of draw and index, and what became of the others."""
+    """The rollouts of one step in order of draw and member, and what became of the others."""
 
     rollouts: tuple[Rollout, ...]
     failed_rewards: int
@@ -33,9 +33,7 @@ class RolloutMaker:
     params: SamplingParams
     on_failure: str = "raise"
 
-    def collect(
-        self, prompts: Sequence[tuple[int, Prompt]], group_size: int, seed: int, step: int
-    ) -> Collected:
+    def collect(self, prompts: Sequence[tuple[int, Prompt]], group_size: int, seed: int, step: int) -> Collected:
         """`group_size` rollouts for each (draw, prompt).
 
         A reward that fails is treated by `on_failure`; a completion that is dropped never existed, and a group that
@@ -44,9 +42,9 @@ class RolloutMaker:
         """
         by_draw = dict(prompts)
         requests = [
-            Request(prompt.token_ids, SampleKey(seed, step, draw, index), self.params)
+            Request(prompt.token_ids, SampleKey(seed, step, draw, member), self.params)
             for draw, prompt in prompts
-            for index in range(group_size)
+            for member in range(group_size)
         ]
         kept: list[Rollout] = []
         failures: list[Failed] = []
@@ -88,13 +86,13 @@ def _rollout(prompt: Prompt, completion: Completion, text: str, outcome: Scored)
         reward_parts=outcome.parts,
         policy_version=completion.policy_version,
         draw=completion.key.draw,
-        index=completion.key.index,
+        member=completion.key.member,
     )
 
 
 def _whole_groups(rollouts: Iterable[Rollout], group_size: int) -> tuple[Rollout, ...]:
     groups: dict[int, list[Rollout]] = {}
-    for rollout in sorted(rollouts, key=lambda r: (r.draw, r.index)):
+    for rollout in sorted(rollouts, key=lambda r: (r.draw, r.member)):
         groups.setdefault(rollout.draw, []).append(rollout)
     least = min(2, group_size)
     return tuple(rollout for group in groups.values() if len(group) >= least for rollout in group)
@@ -112,7 +110,7 @@ def batch_of(rollouts: Sequence[Rollout], accuracy_part: str) -> Batch:
     for name in parts:
         rows[f"part/{name}"] = torch.tensor([r.reward_parts[name] for r in rollouts], dtype=torch.float64)
     return Batch(
-        ids=[f"{r.prompt.id}#{r.draw}.{r.index}" for r in rollouts],
+        ids=[f"{r.prompt.id}#{r.draw}.{r.member}" for r in rollouts],
         prompt_ids=[torch.tensor(r.prompt.token_ids) for r in rollouts],
         token_ids=[torch.tensor(r.token_ids) for r in rollouts],
         loss_mask=[torch.tensor(r.loss_mask) for r in rollouts],

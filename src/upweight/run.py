@@ -181,9 +181,9 @@ class Run:
         if self.skipped_in_a_row >= self.config.learner.max_skipped_steps:
             self.checkpoint(step + 1)
             raise UserError(
-                f"loss or gradient was not finite in {self.skipped_in_a_row} steps in a row, so training stopped at step "
-                f"{step}; the weights are as they were before and saved: lower optimizer.lr, or look for a reward that "
-                "is not finite"
+                f"loss or gradient was not finite in {self.skipped_in_a_row} steps in a row, so training stopped at "
+                f"step {step}; the weights are as they were before and saved: lower optimizer.lr, or look for a reward "
+                "that is not finite"
             )
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -56,7 +56,7 @@ class SampleKey(NamedTuple):
     seed: int
     step: int
     draw: int
-    index: int
+    member: int
     turn: int = 0
 
 
@@ -100,7 +100,7 @@ class Rollout:
     """A finished, scored answer to a prompt. `token_ids`, `loss_mask` and `behavior_logprobs` are equally long.
 
     A token that the policy did not choose (a tool's answer) has mask False. `draw` is the position of the
-    prompt in the stream of prompts: rollouts of one draw are a group.
+    prompt in the stream of prompts: rollouts of one draw are a group, and `member` counts within it.
     """
 
     prompt: Prompt
@@ -113,7 +113,7 @@ class Rollout:
     reward_parts: Mapping[str, float]
     policy_version: int
     draw: int
-    index: int
+    member: int
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class Batch:
         """T_i of each row."""
         return [len(row) for row in self.token_ids]
 
-    def select(self, rows: Sequence[int]) -> Batch:
+    def select(self, rows: Sequence[int]) -> Self:
         """The batch of the given rows, in the given order."""
         index = torch.as_tensor(rows, dtype=torch.long)
         return replace(

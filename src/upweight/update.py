@@ -48,9 +48,7 @@ def annotate(learner: Learner, algorithm: Algorithm, batch: Batch, extra: Collec
     """
     advantages = algorithm.advantage({**batch.row_columns, "group_ids": batch.group_ids})
     columns: dict[str, Sequence[Tensor]] = {
-        "advantages": [
-            value * mask for value, mask in zip(advantages.double().unbind(), batch.loss_mask, strict=True)
-        ]
+        "advantages": [value * mask for value, mask in zip(advantages.double().unbind(), batch.loss_mask, strict=True)]
     }
     if algorithm.needs("old_logprobs") and algorithm.steps_per_batch() > 1:
         columns["old_logprobs"] = learner.score(batch, "policy")

@@ -48,7 +48,9 @@ def test_a_step_moves_probability_the_way_it_pushes(learner: Learner) -> None:
     rows = rows_for(learner)
     stats = learner.step(rows, weights_of(METHOD, rows))
     after = learner.score(rows, "policy")
-    gained = sum(float((p * (b - a)).sum()) for p, a, b in zip(stats.pushes["policy"], stats.logprobs, after, strict=True))
+    gained = sum(
+        float((p * (b - a)).sum()) for p, a, b in zip(stats.pushes["policy"], stats.logprobs, after, strict=True)
+    )
     assert gained > 0
     assert not stats.skipped
     assert stats.grad_norm > 0

@@ -50,8 +50,8 @@ def test_a_group_alone_and_among_others(architecture: str) -> None:
     among = {c.key: c for c in sampler.sample(requests(range(33)))}
     pairs = [(a, b) for key in alone for a, b in zip(alone[key].token_ids, among[key].token_ids, strict=False)]
     assert sum(a == b for a, b in pairs) / len(pairs) >= 0.999
-    for key in alone:
-        for mine, theirs in zip(alone[key].logprobs, among[key].logprobs, strict=False):
+    for key, own in alone.items():
+        for mine, theirs in zip(own.logprobs, among[key].logprobs, strict=False):
             assert mine == pytest.approx(theirs, abs=1e-5)
 
 
@@ -80,7 +80,7 @@ def test_randomness_belongs_to_the_key() -> None:
 
 
 def test_sampled_frequencies_are_the_distribution() -> None:
-    """4,000 first tokens against the distribution that they are drawn from: total variation within what chance gives."""
+    """4,000 first tokens against the distribution they are drawn from: total variation as chance has it."""
     sampler = make_sampler("llama")
     params = SamplingParams(temperature=0.8, max_completion_tokens=1)
     asked = [Request((20, 21, 22), SampleKey(0, 0, 0, i), params) for i in range(4000)]

@@ -17,7 +17,9 @@ from upweight.types import Annotated, Batch, annotated
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gpt2")
 
 
-def tiny_model(architecture: str, dtype: str = "float32", seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def tiny_model(
+    architecture: str, dtype: str = "float32", seed: int = 0
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A model of 2 layers whose weights are large enough that its distributions are far from uniform."""
     init = InitConfig(architecture=architecture, width=32, layers=2, heads=4, kv_heads=2, mlp_width=64, context=96)
     model, tokenizer = load_model(ModelConfig(init=init, dtype=dtype), seed=seed)
@@ -29,7 +31,11 @@ def tiny_model(architecture: str, dtype: str = "float32", seed: int = 0) -> tupl
 
 
 def learner(
-    terms: tuple[Term, ...], dtype: str = "float64", pad_multiple: int = 1, tokens_per_microbatch: int = 10**6, **options: Any
+    terms: tuple[Term, ...],
+    dtype: str = "float64",
+    pad_multiple: int = 1,
+    tokens_per_microbatch: int = 10**6,
+    **options: Any,
 ) -> LocalLearner:
     """A learner whose reference differs from its policy and which never clips its gradient."""
     policy, tokenizer = tiny_model("llama", dtype)
@@ -77,7 +83,9 @@ def with_old_logprobs(rows: Annotated, seed: int = 3) -> Annotated:
     """Old log-probs that are some way from the current ones, so that some ratios are clipped and some are not."""
     draw = torch.Generator().manual_seed(seed)
     current = rows.token_columns["old_logprobs"]
-    return annotated(rows, {"old_logprobs": [x + 0.3 * torch.randn(x.shape, generator=draw, dtype=x.dtype) for x in current]})
+    return annotated(
+        rows, {"old_logprobs": [x + 0.3 * torch.randn(x.shape, generator=draw, dtype=x.dtype) for x in current]}
+    )
 
 
 def gradient(learner: Any) -> torch.Tensor:

@@ -94,9 +94,12 @@ def test_groups_of_one_are_neither_constant_nor_counted() -> None:
 
 def test_a_group_is_constant_to_rounding_only() -> None:
     equal = make_batch([[1]] * 2, [0, 0], rewards=torch.tensor([0.3, 0.1 + 0.2], dtype=torch.float64).tolist())
-    assert batch_metrics(replace(equal, row_columns={"rewards": torch.tensor([0.3, 0.1 + 0.2]).double()}))[
-        "rollout/constant_group_share"
-    ] == 1
+    assert (
+        batch_metrics(replace(equal, row_columns={"rewards": torch.tensor([0.3, 0.1 + 0.2]).double()}))[
+            "rollout/constant_group_share"
+        ]
+        == 1
+    )
     exact = torch.tensor([0.3, 0.1 + 0.2], dtype=torch.float64)
     assert exact[0] != exact[1]
     assert batch_metrics(replace(equal, row_columns={"rewards": exact}))["rollout/constant_group_share"] == 1

@@ -27,8 +27,8 @@ def score_rows(
     `prompt_ids[i]` is [P_i], `token_ids[i]` is [T_i]. The padded width is a multiple of `pad_multiple`.
     """
     rows = [torch.cat(pair) for pair in zip(prompt_ids, token_ids, strict=True)]
-    width = -(-max(map(len, rows)) // pad_multiple) * pad_multiple
-    width = max(max(map(len, rows)), min(width, context_length(model)))
+    longest = max(map(len, rows))
+    width = max(longest, min(-(-longest // pad_multiple) * pad_multiple, context_length(model)))
     ids = torch.zeros(len(rows), width, dtype=torch.long)
     for i, row in enumerate(rows):
         ids[i, : len(row)] = row

@@ -23,10 +23,9 @@ def load_model(
     Raises UserError when there is no such model, or when its logits are not a linear head on its last hidden state.
     """
     dtype = getattr(torch, config.dtype)
-    if config.init is not None:
-        model, tokenizer = build_model(config.init, texts, seed, dtype)
-    else:
-        model, tokenizer = _from_pretrained(config, dtype)
+    made = build_model(config.init, texts, seed, dtype) if config.init else _from_pretrained(config, dtype)
+    model: PreTrainedModel = made[0]
+    tokenizer: PreTrainedTokenizerBase = made[1]
     model.eval()
     check_head(model)
     return model, tokenizer

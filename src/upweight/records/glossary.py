@@ -27,8 +27,11 @@ METRICS: dict[str, Metric] = {
     "reward/mean": Metric("reward", "mean reward of the completions of the batch", "higher"),
     "reward/std": Metric("reward", "standard deviation (population) of the rewards of the batch"),
     "reward/part/{name}": Metric("reward", "mean of one named part of the reward, before its weight", "higher"),
-    "train/loss": Metric("loss", "loss of the optimizer steps of the batch, averaged over them; 0 for a centred "
-                         "advantage at the first step, so judge a policy gradient by its reward"),
+    "train/loss": Metric(
+        "loss",
+        "loss of the optimizer steps of the batch, averaged over them; 0 for a centred "
+        "advantage at the first step, so judge a policy gradient by its reward",
+    ),
     "train/term/{name}": Metric("loss", "one term's share of the loss, its coefficient included"),
     "train/grad_norm": Metric("norm", "norm of the gradient before clipping, averaged over the optimizer steps"),
     "train/learning_rate": Metric("1", "learning rate, averaged over the optimizer steps of the batch"),
@@ -37,18 +40,32 @@ METRICS: dict[str, Metric] = {
     "train/ratio_max": Metric("ratio", "largest probability ratio pi / old among the trained tokens"),
     "train/clip_share": Metric("share", "trained tokens with an advantage that the clip keeps from being pushed"),
     "train/entropy": Metric("nats", "mean entropy of the policy at the trained tokens, before the update"),
-    "train/kl_to_start": Metric("nats", "mean over trained tokens of the k3 estimate of KL(pi || starting model); "
-                                "measured every `records.kl_every` steps"),
-    "train/sampler_mismatch_mean": Metric("nats", "mean over trained tokens of |log-prob reported by the sampler - the "
-                                          "learner's|, both of the same policy version", "lower"),
+    "train/kl_to_start": Metric(
+        "nats",
+        "mean over trained tokens of the k3 estimate of KL(pi || starting model); "
+        "measured every `records.kl_every` steps",
+    ),
+    "train/sampler_mismatch_mean": Metric(
+        "nats",
+        "mean over trained tokens of |log-prob reported by the sampler - the "
+        "learner's|, both of the same policy version",
+        "lower",
+    ),
     "train/sampler_mismatch_max": Metric("nats", "the same, largest over the trained tokens", "lower"),
     "rollout/accuracy": Metric("share", "completions whose answer is correct", "higher"),
     "rollout/completion_tokens": Metric("tokens", "mean number of sampled tokens in a completion"),
     "rollout/truncated_share": Metric("share", "completions cut off by the token budget before they ended", "lower"),
-    "rollout/repetition_share": Metric("share", "completions of 8 tokens or more in which fewer than half of the "
-                                       "4-grams of token ids are distinct", "lower"),
-    "rollout/constant_group_share": Metric("share", "groups of at least two completions that all have the same reward: "
-                                           "a group-relative advantage learns nothing from them", "lower"),
+    "rollout/repetition_share": Metric(
+        "share",
+        "completions of 8 tokens or more in which fewer than half of the 4-grams of token ids are distinct",
+        "lower",
+    ),
+    "rollout/constant_group_share": Metric(
+        "share",
+        "groups of at least two completions that all have the same reward: "
+        "a group-relative advantage learns nothing from them",
+        "lower",
+    ),
     "rollout/zero_reward_share": Metric("share", "completions with reward exactly 0", "lower"),
     "rollout/failed_rewards": Metric("count", "completions for which the reward function failed", "lower"),
     "rollout/dropped": Metric("count", "completions left out of the batch", "lower"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -33,7 +33,11 @@ def step_metrics(rows: Annotated, result: StepStats) -> dict[str, float]:
     }
 
 
-_COMBINE = {"train/ratio_min": min, "train/ratio_max": max, "train/skipped_steps": sum}
+_COMBINE: dict[str, Callable[[Sequence[float]], float]] = {
+    "train/ratio_min": min,
+    "train/ratio_max": max,
+    "train/skipped_steps": sum,
+}
 
 
 def combine_steps(steps: Sequence[dict[str, float]]) -> dict[str, float]:

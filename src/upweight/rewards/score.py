@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
 import numbers
-import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -56,10 +56,14 @@ class Rewards:
         self._parts = parts
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The parts' names, in the config's order."""
+        return tuple(part.name for part in self._parts)
+
+    @property
     def accuracy_part(self) -> str:
         """The part that says whether an answer is right: "correct" where there is one, else the first."""
-        names = [part.name for part in self._parts]
-        return "correct" if "correct" in names else names[0]
+        return "correct" if "correct" in self.names else self.names[0]
 
     def is_correct(self, scored: Scored) -> bool:
         """Whether the completion counts as right: the accuracy part is at least 1."""
@@ -149,9 +153,18 @@ def _call(part: _Part, row: Mapping[str, Any]) -> float | Failed:
         value = part.function(**{key: row[key] for key in part.reads}, **part.options)
     except part.may_raise as error:
         return Failed(part.name, "error", _describe(error))
-    if isinstance(value, numbers.Real) and abs(value) <= sys.float_info.max:
-        return float(value)
-    return Failed(part.name, "not_a_number", f"returned {_show(value)}, not a finite number")
+    number = _finite(value)
+    if number is None:
+        return Failed(part.name, "not_a_number", f"returned {_show(value)}, not a finite number")
+    return number
+
+
+def _finite(value: Any) -> float | None:
+    try:
+        number = float(value) if isinstance(value, numbers.Real) else math.nan
+    except OverflowError:  # an integer beyond the largest float
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _describe(error: Exception) -> str:

@@ -1,0 +1,86 @@
+"""Makes the pages that are tables of the code: algorithms, metrics, config keys. Run by `make docs`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from upweight.records.glossary import glossary_markdown
+from upweight.tables import algorithms_markdown, config_markdown
+
+DOCS = Path(__file__).resolve().parent
+MADE = "<!-- made by docs/build.py; edit the code and run `make docs` -->\n"
+
+ALGORITHMS = """# Algorithms
+
+A method is a row of one table, `PRESETS` in `src/upweight/algorithms.py`: where its tokens come from, what the
+advantage of a completion is, and the terms of the loss with their reductions. A reduction says how the sum over tokens
+is divided, with N rows of T_i trained tokens in an optimizer step: `token_mean` by the sum of all T_i,
+`seq_mean_token_mean` by N T_i, `seq_mean_token_sum` by N.
+
+A config names a method and may set its options:
+
+```toml
+algorithm = { name = "grpo", kl_coef = 0.04, inner_epochs = 2, minibatches = 4 }
+```
+
+`inner_epochs` goes over a batch that many times, `minibatches` cuts it into that many optimizer steps each time. A
+term whose coefficient is 0 does not exist: nothing that it would need is computed. `upweight algorithms` prints this
+table.
+
+"""
+
+METRICS = """# Metrics
+
+What every key of `runs/NAME/metrics.jsonl` means. A step writes one line, an evaluation another one with the same
+`step`. Keys that start with `time/` read the clock and are the only ones that a resumed run does not reproduce.
+
+```python
+import upweight
+
+run = upweight.train("examples/arithmetic/sft.toml", "steps=20")
+print([line["train/loss"] for line in run.metrics() if "train/loss" in line])
+```
+
+"""
+
+CONFIG = """# Config keys
+
+A config is a TOML file; every key can be set on the command line too, in the same dotted form, and wins over the file:
+
+```
+upweight train examples/arithmetic/sft.toml optimizer.lr=1e-3 batch.rows=32 'data.operators=["+", "-"]'
+```
+
+A key that does not exist, or a value of the wrong kind, is an error that names the nearest known key. Only choices are
+in a config; what follows from them is printed by `upweight plan`.
+
+`algorithm` is a preset's name or a table with the name and [its options](algorithms.md). One task may be written
+straight into `[data]`; several are a list of tables, each with a weight:
+
+```toml
+[[data.mixture]]
+task = "arithmetic"
+weight = 3.0
+
+[[data.mixture]]
+path = "mine.jsonl"
+```
+
+A pipeline's file has these keys for all its stages, and `[[stages]]`: see [commands](commands.md).
+
+"""
+
+
+def pages() -> dict[str, str]:
+    """The text of every page that is made from the code, by its name."""
+    made = {
+        "algorithms.md": ALGORITHMS + algorithms_markdown(),
+        "metrics.md": METRICS + glossary_markdown(),
+        "config.md": CONFIG + config_markdown(),
+    }
+    return {name: f"{MADE}\n{text.rstrip()}\n" for name, text in made.items()}
+
+
+if __name__ == "__main__":
+    for name, text in pages().items():
+        (DOCS / name).write_text(text, encoding="utf-8")

@@ -1,0 +1,66 @@
+"""upweight: post-training of language models as one update. Give good tokens more weight, bad ones less.
+
+import upweight
+run = upweight.train("examples/arithmetic/sft.toml", "steps=100")
+print(run.summary["eval"]["greedy"], run.model_dir)
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from upweight.algorithms import PRESETS, Algorithm, Call, Term
+    from upweight.api import pipeline, plan, train
+    from upweight.ask import evaluate, sample
+    from upweight.config import Config, load_config
+    from upweight.errors import UserError
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "PRESETS",
+    "Algorithm",
+    "Call",
+    "Config",
+    "Term",
+    "UserError",
+    "__version__",
+    "evaluate",
+    "load_config",
+    "pipeline",
+    "plan",
+    "sample",
+    "train",
+]
+
+_HOME = {
+    **dict.fromkeys(("train", "pipeline", "plan"), "upweight.api"),
+    **dict.fromkeys(("evaluate", "sample"), "upweight.ask"),
+    **dict.fromkeys(("Config", "load_config"), "upweight.config"),
+    **dict.fromkeys(("Algorithm", "Call", "PRESETS", "Term"), "upweight.algorithms"),
+    "UserError": "upweight.errors",
+}
+
+
+class _Package(ModuleType):
+    """The package with its names imported when they are asked for: torch takes seconds, `upweight --help` must not.
+
+    A function wins over the submodule of its name (`train`, `plan`, ...), which Python would put in its place as soon
+    as that is imported.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _HOME or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _HOME:
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_HOME[name]), name)
+
+
+sys.modules[__name__].__class__ = _Package

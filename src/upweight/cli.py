@@ -1,0 +1,255 @@
+"""The command line: parses, calls `api` and `ask`, prints. Results go to stdout, progress and warnings to stderr.
+
+Whatever is slow to import (torch, transformers) is imported in the command that needs it, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from upweight import __version__
+from upweight.errors import UserError
+
+app = typer.Typer(
+    help="Post-training of language models: give good tokens more weight, bad ones less.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="a TOML file")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="values over the file's, such as optimizer.lr=1e-4")
+]
+Json = Annotated[bool, typer.Option("--json", help="print JSON, for programs")]
+Temperature = Annotated[float | None, typer.Option(min=0.0, help="of sampled answers; default 1")]
+TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="sample from the most likely tokens of this share")]
+TopK = Annotated[int | None, typer.Option(min=0, help="sample from this many most likely tokens; 0: from all")]
+Budget = Annotated[int | None, typer.Option(min=1, help="longest answer, in tokens; default 256")]
+Seed = Annotated[int | None, typer.Option(min=0, help="of the sampled answers")]
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """The console script. A user's mistake is one line on stderr and exit code 2; a bug keeps its traceback."""
+    try:
+        app(args=arguments, prog_name="upweight")
+    except UserError as error:
+        print("upweight:", " ".join(str(error).split("\n")), file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"upweight {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[
+        bool, typer.Option("--version", help="print the version", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with this run where it was interrupted")] = False,
+) -> None:
+    """Train one run: runs/NAME gets its metrics, ledger, checkpoints and the trained model."""
+    with _resumable(f"upweight train {config} {' '.join(overrides or ())}".strip() + " --resume"):
+        from upweight import api
+
+        run = api.train(config, *(overrides or ()), resume=resume)
+    for line in run_lines(run.summary):
+        print(line)
+
+
+@app.command()
+def pipeline(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Run the stages of a file in order, each from the model of an earlier one; run it again to go on."""
+    with _resumable(f"upweight pipeline {config} {' '.join(overrides or ())}".strip()):
+        from upweight import api
+
+        summary = api.pipeline(config, *(overrides or ()))
+    _show(stage_table(summary))
+
+
+@app.command()
+def plan(config: ConfigFile, overrides: Overrides = None, as_json: Json = False) -> None:
+    """Say what a run or a pipeline will do and need; runs nothing."""
+    from upweight import api
+    from upweight.plan import describe
+
+    plans = api.plan(config, *(overrides or ()))
+    if as_json:
+        _print_json({"runs": [one.to_dict() for one in plans]})
+        return
+    print("\n\n".join("\n".join(describe(one)) for one in plans))
+
+
+@app.command(name="eval")
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="a model folder or Hub id")],
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="options of the task, such as digits=3")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="arithmetic, countdown, gsm8k, or a file of rows")] = None,
+    config: Annotated[str | None, typer.Option(help="take data and rewards from this run's config")] = None,
+    reward: Annotated[str | None, typer.Option(help="what is right: number, exact, file.py:name, ...")] = None,
+    k: Annotated[int, typer.Option("-k", min=0, help="sampled answers a problem, for mean@k and pass@k")] = 0,
+    problems: Annotated[int, typer.Option(min=1, help="at most this many problems")] = 256,
+    temperature: Temperature = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    max_completion_tokens: Budget = None,
+    seed: Seed = None,
+    as_json: Json = False,
+) -> None:
+    """Measure held-out accuracy. Without --task or --config the run that MODEL lies in says what to ask."""
+    from upweight import ask
+
+    found = ask.evaluate(
+        model,
+        task,
+        *(options or ()),
+        config=config,
+        reward=reward,
+        k=k,
+        problems=problems,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        max_completion_tokens=max_completion_tokens,
+        seed=seed,
+    )
+    if as_json:
+        _print_json(found)
+        return
+    for line in accuracy_lines(found):
+        print(line)
+
+
+@app.command()
+def sample(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="a model folder or Hub id")],
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="the user's message")],
+    n: Annotated[int, typer.Option("-n", min=1, help="how many answers")] = 1,
+    temperature: Temperature = 1.0,
+    top_p: TopP = 1.0,
+    top_k: TopK = 0,
+    max_completion_tokens: Budget = 256,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Print answers of a model to one message."""
+    from dataclasses import asdict
+
+    from upweight import ask
+
+    settings: dict[str, Any] = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    answers = ask.sample_completions(model, prompt, n, max_completion_tokens=max_completion_tokens or 256, **settings)
+    if as_json:
+        _print_json({"model": model, "prompt": prompt, "completions": [asdict(answer) for answer in answers]})
+        return
+    console = Console(soft_wrap=True)
+    for number, answer in enumerate(answers, 1):
+        ending = f"{answer.finish_reason} after {answer.tokens} tokens"
+        console.print(f"[bold]{number}/{n}[/] [dim]{ending}[/]", highlight=False)
+        console.print(_printable(answer.text), markup=False, highlight=False)
+
+
+@app.command()
+def algorithms(as_json: Json = False) -> None:
+    """List the methods that a config may name, with their options."""
+    from upweight.algorithms import PRESETS
+    from upweight.tables import algorithm_row
+
+    rows = [algorithm_row(method) for method in PRESETS.values()]
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table("name", "learns from", "advantage", "loss", "options and defaults", show_lines=True)
+    for row in rows:
+        loss = "\n".join(f"{term['loss']}, {term['reduction']}" for term in row["terms"])
+        options = "\n".join(f"{name} = {value}" for name, value in row["options"].items())
+        table.add_row(*map(escape, (row["name"], row["source"], row["advantage"], loss, options)))
+    _show(table)
+
+
+@contextmanager
+def _resumable(command: str) -> Iterator[None]:
+    """An interrupted run is no error: it can go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"upweight: interrupted; go on from the last checkpoint with: {command}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+def run_lines(summary: Mapping[str, Any]) -> list[str]:
+    """A finished run in a few lines."""
+    lines = [f"{summary['name']}: {summary['steps']} steps of {summary['algorithm']} in {summary['seconds']:.0f} s"]
+    start, end = summary["eval_start"], summary["eval"]
+    if end:
+        lines.append(f"held-out accuracy, greedy: {_accuracy(start, 'greedy')} -> {_accuracy(end, 'greedy')}")
+        if "sampled" in end:
+            lines.append(f"held-out accuracy, sampled: {_accuracy(start, 'sampled')} -> {_accuracy(end, 'sampled')}")
+    return [*lines, f"model: {summary['model']}"]
+
+
+def accuracy_lines(found: Mapping[str, Any]) -> list[str]:
+    """What `eval` found, in words."""
+    lines = [f"{found['problems']} problems", f"greedy: {_accuracy(found, 'greedy')}"]
+    if found["samples"]:
+        lines.append(f"mean@{found['samples']}: {_accuracy(found, 'sampled')}")
+        lines += [f"{key}: {value:.1%}" for key, value in found.items() if key.startswith("pass@")]
+    lines += [f"mean of reward part {key[5:]}: {value:.3f}" for key, value in found.items() if key.startswith("part/")]
+    length = f"{found['completion_tokens']:.1f} tokens an answer"
+    return [*lines, f"{length}, {found['truncated_share']:.1%} cut off by the token budget"]
+
+
+def stage_table(summary: Mapping[str, Any]) -> Table:
+    """Accuracy and training time of every stage of a pipeline."""
+    table = Table("model after", "greedy", "sampled", "training", title="held-out accuracy (95% interval)")
+    for name, found in summary["accuracy"].items():
+        seconds = summary["seconds"].get(name)
+        spent = f"{seconds:.0f} s" if seconds is not None else ""
+        table.add_row(escape(name), _accuracy(found, "greedy"), _accuracy(found, "sampled"), spent)
+    return table
+
+
+def _accuracy(found: Mapping[str, Any], kind: str) -> str:
+    if kind not in found:
+        return "not measured"
+    return f"{found[kind]:.1%} ({found[f'{kind}_low']:.1%} to {found[f'{kind}_high']:.1%})"
+
+
+def _printable(text: str) -> str:
+    """A completion is untrusted: control characters that would steer the terminal are shown as escapes."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
+
+
+def _show(table: Table) -> None:
+    """Off a terminal rich assumes 80 columns and would cut what a reader of the file wants whole."""
+    for column in table.columns:
+        column.overflow = "fold"
+    console = Console()
+    (console if console.is_terminal else Console(width=160)).print(table)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, allow_nan=False))

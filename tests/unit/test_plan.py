@@ -1,0 +1,178 @@
+"""The plan's arithmetic against the run's own functions and against numbers worked by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from upweight.compose import build_session
+from upweight.config import Config, ModelConfig, make_config
+from upweight.errors import UserError
+from upweight.estimate import Load, ModelSize, kv_bytes, memory_parts, model_size, pass_seconds
+from upweight.learners.local import LocalLearner
+from upweight.models.load import load_model
+from upweight.plan import describe, make_plan
+from upweight.update import minibatches
+
+TINY: dict[str, Any] = {"width": 16, "layers": 2, "heads": 2, "context": 32, "tokens": ("<answer>", "</answer>")}
+
+
+def config(**tables: Any) -> Config:
+    base: dict[str, Any] = {
+        "steps": 10,
+        "algorithm": "grpo",
+        "threads": 1,
+        "model": {"init": TINY},
+        "data": {"task": "arithmetic", "digits": 1, "demonstrations": 20},
+        "rewards": {"parts": {"correct": "number"}},
+        "batch": {"prompts": 6, "group_size": 4, "rows": 10},
+        "sampling": {"max_completion_tokens": 8},
+    }
+    return make_config(base | tables)
+
+
+def test_batch_of_rollouts_worked_by_hand() -> None:
+    plan = make_plan(config(algorithm={"name": "grpo", "inner_epochs": 2, "minibatches": 3}))
+    batch = plan.batch
+    assert (batch.rows, batch.total_rows) == (6 * 4, 10 * 6 * 4)
+    assert (batch.optimizer_steps_per_batch, batch.optimizer_steps) == (2 * 3, 10 * 2 * 3)
+    assert batch.rows_per_optimizer_step == 2 * 4
+    # `7+5=` is four character tokens and a completion at most eight.
+    assert batch.prompt_tokens == 4
+    assert batch.tokens == 24 * (4 + 8)
+    assert batch.epochs == pytest.approx(10 * 6 / batch.data_rows)
+
+
+def test_batch_of_demonstrations_counts_the_stop_token_and_tags_as_one_token_each() -> None:
+    batch = make_plan(config(algorithm="sft")).batch
+    assert (batch.rows, batch.prompts, batch.data_rows, batch.epochs) == (10, None, 20, 5.0)
+    # <answer>, one or two digits, </answer>, and the stop token.
+    assert 4 <= batch.completion_tokens <= 5
+    assert batch.prompt_tokens == 4
+
+
+def test_optimizer_steps_and_rows_are_those_that_the_update_makes(tmp_path: Path) -> None:
+    chosen = config(
+        algorithm={"name": "grpo", "minibatches": 4},
+        runs_dir=str(tmp_path),
+        records={"tensorboard": False},
+        rewards={"parts": {"correct": {"function": "number", "options": {"tag": "answer"}}}},
+    )
+    batch = make_plan(chosen).batch
+    session = build_session(chosen)
+    session.source.sync(session.learner, 0)
+    rows = session.source.next(0)
+    cut = list(minibatches(rows, session.algorithm.minibatches, (0, 0, 0)))
+    assert len(rows) == batch.rows
+    assert len(cut) == batch.optimizer_steps_per_batch
+    assert max(map(len, cut)) == batch.rows_per_optimizer_step
+    assert isinstance(session.learner, LocalLearner)
+    assert session.learner.total_steps == batch.optimizer_steps
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "gpt2"])
+def test_model_size_is_that_of_the_loaded_model(architecture: str, tmp_path: Path) -> None:
+    chosen = ModelConfig(init={**TINY, "architecture": architecture, "kv_heads": None})
+    model, tokenizer = load_model(chosen)
+    size = model_size(chosen)
+    assert size.parameters == sum(p.numel() for p in model.parameters())
+    assert (size.layers, size.width, size.vocabulary) == (2, 16, len(tokenizer))
+    model.save_pretrained(tmp_path)
+    assert model_size(ModelConfig(path=str(tmp_path), dtype="float64")).parameters == size.parameters
+
+
+def test_model_size_loads_no_weights() -> None:
+    # In float32 this model would take 250 GB.
+    assert model_size(ModelConfig(init={"width": 8192, "layers": 80, "heads": 64})).parameters > 60e9
+
+
+def test_kv_cache_is_as_large_as_the_samplers() -> None:
+    init = {**TINY, "heads": 4, "kv_heads": 2}
+    model, _ = load_model(ModelConfig(init=init))
+    cache = model(input_ids=torch.zeros(1, 7, dtype=torch.long), use_cache=True).past_key_values
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert 7 * kv_bytes(model_size(ModelConfig(init=init))) == held
+
+
+def test_memory_parts_worked_by_hand() -> None:
+    size = ModelSize(
+        parameters=1000, layers=2, width=8, kv_width=4, mlp_width=32, vocabulary=50, context=64, bytes_per_number=4
+    )
+    load = Load(
+        ranks=2,
+        reference=True,
+        sampler=True,
+        rows_at_once=10,
+        sequence_tokens=6,
+        microbatch_tokens=100,
+        scored_tokens=30,
+    )
+    parts = memory_parts(size, load)
+    assert parts["policy"] == parts["gradient"] == parts["reference"] == 2 * 4000
+    assert parts["AdamW moments"] == 2 * 2 * 4000
+    assert parts["sampler's copy of the policy"] == 4000
+    assert parts["KV cache"] == 10 * 6 * 2 * 2 * 4 * 4
+    assert parts["log-prob head"] == 2 * 3 * 30 * 50 * 4
+    assert parts["activations of one micro-batch"] == 2 * 100 * 2 * (8 * 8 + 2 * 4 + 4 * 32) * 4
+
+
+def test_memory_names_only_what_is_there() -> None:
+    sft = make_plan(config(algorithm="sft", rewards={}, records={"kl_every": 0}))
+    assert not {"reference", "KV cache", "sampler's copy of the policy"} & set(sft.memory_bytes)
+    assert "reference" in make_plan(config(records={"kl_every": 10})).memory_bytes
+    assert (
+        "reference"
+        in make_plan(config(records={"kl_every": 0}, algorithm={"name": "grpo", "kl_coef": 0.1})).memory_bytes
+    )
+
+
+def test_seconds_worked_by_hand() -> None:
+    size = ModelSize(
+        parameters=10**9, layers=0, width=1, kv_width=1, mlp_width=1, vocabulary=1, context=1, bytes_per_number=4
+    )
+    assert pass_seconds(size, cores=2)(6 * 100, 3) == pytest.approx(6 * 100 * 1e9 / 50e9)
+
+
+@pytest.mark.parametrize(
+    ("tables", "said"),
+    [
+        ({}, "no pass for old log-probs: one optimizer step a batch"),
+        ({"algorithm": "reinforce"}, "no pass for old log-probs: the objective has no ratio"),
+        ({"algorithm": {"name": "grpo", "inner_epochs": 2}}, "one pass for old log-probs, since 2 optimizer steps"),
+        ({"records": {"kl_every": 0}}, "no pass of the starting model, and no copy of it: kl_coef is 0"),
+        ({"records": {"kl_every": 7}}, "one every 7 steps for the metric"),
+        ({"algorithm": {"name": "grpo", "kl_coef": 0.1}}, "one pass of the starting model, which a term"),
+        ({"algorithm": "sft"}, "no sampling: the rows are a dataset's"),
+        ({"evaluate": {"every": 5, "samples": 3}}, "one greedy and 3 sampled answers to each of at most 256"),
+        ({}, "no held-out evaluation"),
+        ({}, "6 prompts x 4 completions = 24 completions, at most 192 sampled tokens"),
+        ({"data": {"path": "some/where"}}, "the size of the data is unknown"),
+    ],
+)
+def test_words(tables: dict[str, Any], said: str) -> None:
+    assert said in "\n".join(describe(make_plan(config(**tables))))
+
+
+def test_model_out_of_reach_leaves_the_arithmetic() -> None:
+    plan = make_plan(config(model={"path": "nobody/no-such-model"}))
+    text = "\n".join(describe(plan))
+    assert "24 completions" in text
+    assert "memory and time are unknown" in text
+    assert "no-such-model" in text
+    assert plan.memory_bytes == plan.seconds == {}
+
+
+def test_missing_file_is_the_users_mistake() -> None:
+    with pytest.raises(UserError, match="no-such-file"):
+        make_plan(config(data={"path": "./no-such-file.jsonl"}))
+
+
+def test_plan_is_json_able() -> None:
+    plan = make_plan(config())
+    read = json.loads(json.dumps(plan.to_dict()))
+    assert read["batch"]["rows"] == 24
+    assert read["model"]["layers"] == 2
