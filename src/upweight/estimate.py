@@ -90,8 +90,9 @@ def look_at_data(config: Config, method: Algorithm, model: ModelConfig) -> DataL
     whole = sum(_tokens(message["content"], model) for row in looked for message in row) / len(looked)
     # The last turn is the answer to imitate, and ends with a stop token.
     answer = sum(1 + _tokens(row[-1]["content"], model) for row in looked) / len(looked) if imitates else 0
-    every = [row.messages for task in data for row in (*task.problems, *task.heldout, *task.demonstrations)]
-    texts = tuple(message["content"] for row in every for message in row)
+    asked = [row.messages for task in data for row in (*task.problems, *task.heldout)]
+    shown = [row.messages for task in data for row in task.demonstrations]
+    texts = tuple(message["content"] for messages in (*asked, *shown) for message in messages)
     return DataLook(len(rows), whole + imitates - answer, answer, texts)
 
 

@@ -17,6 +17,7 @@ from upweight.errors import UserError
 from upweight.learners.port import Learner
 from upweight.records.alarms import Alarms
 from upweight.records.batch_metrics import batch_metrics
+from upweight.records.files import could_not_write
 from upweight.records.ledger import cut_ledger, write_ledger
 from upweight.records.progress import open_progress
 from upweight.records.run_dir import RunDir, write_summary
@@ -152,7 +153,11 @@ class Run:
             raise RuntimeError("a run is finished after its last checkpoint")
         beside = self.folder.path / ".tmp-final"
         shutil.rmtree(beside, ignore_errors=True)
-        shutil.copytree(found[0] / "policy", beside)
+        try:
+            shutil.copytree(found[0] / "policy", beside)
+        except OSError as error:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise could_not_write(self.folder.final_dir, error) from error
         shutil.rmtree(self.folder.final_dir, ignore_errors=True)
         beside.rename(self.folder.final_dir)
         summary = {

@@ -222,7 +222,7 @@ def test_interrupted_run_says_how_to_go_on(folder: Path) -> None:
     while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
         time.sleep(0.1)
     child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=60)
+    _, err = child.communicate(timeout=60)
     assert child.returncode == 130
     assert "Traceback" not in err
     assert err.splitlines()[-1].endswith("--resume")

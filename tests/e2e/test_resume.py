@@ -141,9 +141,7 @@ def test_killed_at_twenty_random_moments(tmp_path: Path, uninterrupted: dict[str
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "half"])
-def test_a_damaged_checkpoint_is_passed_over(
-    damage: str, tmp_path: Path, uninterrupted: dict[str, Any]
-) -> None:
+def test_a_damaged_checkpoint_is_passed_over(damage: str, tmp_path: Path, uninterrupted: dict[str, Any]) -> None:
     settings = tables(tmp_path, "killed")
     assert in_a_child(settings, "metrics", 7) == -signal.SIGKILL
     newest = sorted((tmp_path / "killed" / "checkpoints").glob("step-*"))[-1]
