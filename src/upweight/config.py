@@ -360,7 +360,8 @@ def _lists_as_tuples(value: Any) -> Any:
 
 
 def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
+    # A misspelt key is often also the reason for one that is missing: name it first.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     place = [part for part in first["loc"] if not isinstance(part, int)]
     key = ".".join(str(part) for part in place)
     if first["type"] == "extra_forbidden":

@@ -13,7 +13,6 @@ from upweight.errors import UserError
 from upweight.tasks.bad_rows import BadRows, OnBadRow
 from upweight.types import Demonstration, Problem, Prompt
 
-
 Row = TypeVar("Row")
 
 

@@ -95,7 +95,10 @@ def model(**attributes: Any) -> Callable[[Path, dict[str, Any]], dict[str, Any]]
 
 NEVER_STOPS = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 NOT_A_PREFIX = "{% for m in messages %}{{ m['content'] }}<eos>{% endfor %}{% if add_generation_prompt %}A:{% endif %}"
-TWO_BOS = "{{ bos_token }}{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% if m['role'] == 'assistant' %}<eos>{% endif %}{% endfor %}"
+TWO_BOS = (
+    "{{ bos_token }}{{ bos_token }}{% for m in messages %}{{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}<eos>{% endif %}{% endfor %}"
+)
 
 CASES: dict[str, tuple[Callable[[Path, dict[str, Any]], dict[str, Any]], str]] = {
     "unknown key": (change(stepz=3), "did you mean 'steps'"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from upweight.config import OptimizerConfig
@@ -29,4 +31,4 @@ def test_cosine_is_half_way_at_half_time() -> None:
     found = rates(10, schedule="cosine")
     assert found[0] == 1.0
     assert found[5] == pytest.approx(0.5)
-    assert all(a > b for a, b in zip(found, found[1:], strict=False))
+    assert all(a > b for a, b in pairwise(found))
