@@ -17,6 +17,7 @@ from upweight.errors import UserError, nearest
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(gt=0, description="share of the draws in a mixture, relative to the others'")]
 
 
 class Section(BaseModel):
@@ -28,14 +29,14 @@ class Section(BaseModel):
 class InitConfig(Section):
     """A model from scratch: random weights and a tokenizer built on the spot."""
 
-    architecture: Literal["llama", "qwen2", "qwen3", "gpt2"] = "llama"
-    width: Positive = 128
-    layers: Positive = 4
-    heads: Positive = 4
-    kv_heads: Positive | None = Field(None, description="defaults to `heads`")
-    mlp_width: Positive | None = Field(None, description="defaults to 4 * width")
+    architecture: Literal["llama", "qwen2", "qwen3", "gpt2"] = Field("llama", description="which kind of transformer")
+    width: Positive = Field(128, description="size of the hidden state; a multiple of `heads`")
+    layers: Positive = Field(4, description="transformer blocks")
+    heads: Positive = Field(4, description="attention heads of a layer")
+    kv_heads: Positive | None = Field(None, description="heads of keys and values; default: `heads`")
+    mlp_width: Positive | None = Field(None, description="hidden size of the MLP; default: 4 * `width`")
     context: Positive = Field(512, description="longest prompt + completion, tokens")
-    tokenizer: Literal["char", "bpe"] = "char"
+    tokenizer: Literal["char", "bpe"] = Field("char", description="one token a character, or BPE trained on the data")
     vocabulary_size: Positive = Field(1024, description="size of a bpe vocabulary; a char one has its alphabet's")
     tokens: tuple[str, ...] = Field((), description="strings that are one token each, such as '<answer>'")
 
@@ -49,11 +50,12 @@ class InitConfig(Section):
 class ModelConfig(Section):
     """Which model to start from: a Hugging Face folder or Hub id, or one made from scratch."""
 
-    path: str | None = None
+    path: str | None = Field(None, description="a Hugging Face folder or Hub id; instead of it a [model.init] table")
     init: InitConfig | None = None
-    revision: str | None = None
+    revision: str | None = Field(None, description="branch, tag or commit of a Hub id")
     trust_remote_code: bool = Field(False, description="run code that comes with the checkpoint")
-    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    dtype: Literal["float32", "float64", "bfloat16"] = Field("float32", description="of weights and arithmetic")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: a CUDA device if there is one")
 
     @model_validator(mode="after")
     def _one_of(self) -> ModelConfig:
@@ -65,33 +67,33 @@ class ModelConfig(Section):
 class ArithmeticTask(Section):
     """Generated sums such as `12+34=`; problems of the held-out split never occur in training."""
 
-    task: Literal["arithmetic"]
-    operators: tuple[Literal["+", "-", "*"], ...] = ("+",)
+    task: Literal["arithmetic"] = Field(description="names the task")
+    operators: tuple[Literal["+", "-", "*"], ...] = Field(("+",), description="which kinds of sums are asked")
     digits: Annotated[int, Field(ge=1, le=9)] = Field(2, description="operands have at most this many digits")
     steps: bool = Field(False, description="demonstrations show worked steps in <think> tags")
     tags: bool = Field(True, description="the answer is wanted in <answer> tags")
     demonstrations: Positive = Field(1000, description="size of the fixed set for supervised fine-tuning")
     problems: Positive = Field(10000, description="distinct training problems at most")
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    weight: Weight = 1.0
 
 
 class CountdownTask(Section):
     """Reach a target from given numbers with + - * /; any correct expression counts."""
 
-    task: Literal["countdown"]
+    task: Literal["countdown"] = Field(description="names the task")
     numbers: Annotated[int, Field(ge=2, le=6)] = Field(3, description="how many numbers are given")
     largest: Annotated[int, Field(ge=2)] = Field(20, description="largest given number")
-    demonstrations: Positive = 1000
-    problems: Positive = 10000
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    demonstrations: Positive = Field(1000, description="size of the fixed set for supervised fine-tuning")
+    problems: Positive = Field(10000, description="distinct training problems at most")
+    weight: Weight = 1.0
 
 
 class Gsm8kTask(Section):
     """Grade-school word problems: a folder with train.jsonl and test.jsonl, or a Hub id."""
 
-    task: Literal["gsm8k"]
-    path: str = "openai/gsm8k"
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    task: Literal["gsm8k"] = Field(description="names the task")
+    path: str = Field("openai/gsm8k", description="the folder or Hub id")
+    weight: Weight = 1.0
 
 
 class RowsTask(Section):
@@ -100,12 +102,12 @@ class RowsTask(Section):
     Problems have `prompt` or `messages`, and `answer`; demonstrations have `messages`, or `prompt` and `completion`.
     """
 
-    task: Literal["rows"] = "rows"
-    path: str
+    task: Literal["rows"] = Field("rows", description="may be left out")
+    path: str = Field(description="a .jsonl, .json or .parquet file, or a Hub id")
     split: str = Field("train", description="split of a Hub dataset")
     heldout_path: str | None = Field(None, description="rows for evaluation; else `heldout` rows are set apart")
     heldout: Annotated[int, Field(ge=0)] = Field(0, description="rows set apart for evaluation, chosen by hash")
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    weight: Weight = 1.0
 
 
 TaskConfig = Annotated[ArithmeticTask | CountdownTask | Gsm8kTask | RowsTask, Field(discriminator="task")]
@@ -136,7 +138,7 @@ class RewardPart(Section):
     """One named part of the reward."""
 
     function: str = Field(description="number, exact, tags, pattern, countdown, or a user's file.py:name / module:name")
-    weight: float = 1.0
+    weight: float = Field(1.0, description="factor in the reward; 0 only measures the part")
     options: dict[str, Any] = Field(default_factory=dict, description="further arguments of the function")
 
 
@@ -160,23 +162,23 @@ class RewardsConfig(Section):
 class BatchConfig(Section):
     """Size of a step: `rows` of a dataset, or `group_size` completions for each of `prompts`."""
 
-    rows: Positive = 64
-    prompts: Positive = 32
-    group_size: Positive = 8
+    rows: Positive = Field(64, description="demonstrations of a batch, where a dataset is learned from")
+    prompts: Positive = Field(32, description="prompts of a batch, where rollouts are learned from")
+    group_size: Positive = Field(8, description="completions sampled for each prompt")
 
 
 class SamplingConfig(Section):
     """How completions are drawn in training."""
 
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    max_completion_tokens: Positive = 256
+    temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="divides the logits, in sampler and learner")
+    max_completion_tokens: Positive = Field(256, description="a completion is cut off after this many tokens")
     stop: tuple[str, ...] = Field((), description="strings that end a completion, beside the end-of-sequence token")
     max_rows: Positive = Field(512, description="completions decoded at once")
     max_mismatch: Annotated[float, Field(gt=0)] = Field(
         0.1, description="largest mean difference of sampler and learner log-probs, nats a token, before the run stops"
     )
-    top_p: float = 1.0
-    top_k: int = 0
+    top_p: float = Field(1.0, description="refused in training; see [evaluate]")
+    top_k: int = Field(0, description="refused in training; see [evaluate]")
 
     @model_validator(mode="after")
     def _full_distribution(self) -> SamplingConfig:
@@ -191,13 +193,17 @@ class SamplingConfig(Section):
 class OptimizerConfig(Section):
     """AdamW and its schedule; the unit of time is one optimizer step."""
 
-    lr: Annotated[float, Field(gt=0)] = 1e-5
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    lr: Annotated[float, Field(gt=0)] = Field(1e-5, description="learning rate at its highest")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="decay of the moving averages of gradient and square")
+    eps: float = Field(1e-8, description="added to the root of the mean square")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="decoupled, of all weights")
+    max_grad_norm: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="a longer gradient is scaled down to this norm"
+    )
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(0, description="optimizer steps of linear rise to `lr`")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="course of the rate after warm-up"
+    )
     final_lr_share: Share = Field(0.0, description="learning rate at the end, as a share of `lr`")
 
 
@@ -214,11 +220,13 @@ class EvaluateConfig(Section):
     """Held-out accuracy during training."""
 
     every: Annotated[int, Field(ge=0)] = Field(0, description="steps between evaluations; 0: never")
-    problems: Positive = 256
+    problems: Positive = Field(256, description="held-out problems at most")
     samples: Annotated[int, Field(ge=0)] = Field(0, description="sampled answers a problem, for mean@n")
-    temperature: Annotated[float, Field(gt=0)] = 1.0
-    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
-    top_k: Annotated[int, Field(ge=0)] = 0
+    temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="of the sampled answers")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="sample from the likeliest tokens of this share"
+    )
+    top_k: Annotated[int, Field(ge=0)] = Field(0, description="sample from this many likeliest tokens; 0: from all")
 
 
 class CheckpointConfig(Section):
@@ -233,8 +241,8 @@ class RecordsConfig(Section):
 
     ledger_every: Annotated[int, Field(ge=0)] = Field(1, description="steps between token ledgers; 0: none")
     kl_every: Annotated[int, Field(ge=0)] = Field(10, description="steps between measurements of KL to the start")
-    tensorboard: bool = True
-    wandb: bool = False
+    tensorboard: bool = Field(True, description="write event files for TensorBoard")
+    wandb: bool = Field(False, description="report to Weights & Biases, if it is installed")
 
 
 class AlgorithmConfig(BaseModel):
@@ -252,12 +260,12 @@ class Config(Section):
     """One training run."""
 
     name: str = Field("run", description="the run lives in runs/NAME")
-    runs_dir: str = "runs"
-    seed: Annotated[int, Field(ge=0)] = 0
+    runs_dir: str = Field("runs", description="where runs live")
+    seed: Annotated[int, Field(ge=0)] = Field(0, description="of initial weights, order of the data, and sampling")
     steps: Positive = Field(description="batches; optimizer steps are this times inner_epochs times minibatches")
     max_seconds: Annotated[float, Field(gt=0)] | None = Field(None, description="stop training after this long")
     threads: Positive | None = Field(None, description="CPU threads; default: all cores")
-    algorithm: AlgorithmConfig
+    algorithm: AlgorithmConfig = Field(description="a preset's name, or a table of `name` and its options")
     model: ModelConfig
     data: DataConfig
     rewards: RewardsConfig = RewardsConfig()

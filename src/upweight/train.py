@@ -7,6 +7,7 @@ Everything in it is a port or a value that `compose.py` picked.
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +35,7 @@ class Session:
 def train(session: Session) -> dict[str, Any]:
     """Makes the steps that the run still has to make, and returns its summary."""
     config, source, learner, run = session.config, session.source, session.learner, session.run
-    with run:
+    with closing(learner), run:
         source.sync(learner, run.step)
         if session.evaluator and run.step == 0:
             run.evaluated(0, session.evaluator(learner, 0), when="start")

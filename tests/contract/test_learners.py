@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from transformers import AutoModelForCausalLM
 
+from tests.contract import tiny
 from upweight.learners.gloo import GlooLearner
 from upweight.learners.port import Learner
 from upweight.types import Annotated

@@ -7,9 +7,9 @@ difference over the norm of the gradient.
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
 
+from tests.contract import tiny
 from upweight.algorithms import PRESETS, Term
 from upweight.learners.gloo import GlooLearner
 from upweight.objectives.tokens import pad, token_weights

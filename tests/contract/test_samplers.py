@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
 
+from tests.contract import tiny
 from upweight.models.forward import score_rows
 from upweight.samplers.native import NativeSampler
 from upweight.types import Request, SampleKey, SamplingParams

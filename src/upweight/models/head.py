@@ -54,7 +54,7 @@ class _TokenLogprobs(torch.autograd.Function):
         for part in _chunks(len(hidden), weight, ctx.dtype):
             # d log softmax(z)[token] / dz = onehot(token) - softmax(z), and z = logits / temperature
             grad_logits = torch.softmax(_logits(hidden[part], weight, bias, ctx.temperature, ctx.dtype), -1).neg_()
-            grad_logits[torch.arange(len(grad_logits)), token_ids[part]] += 1
+            grad_logits[torch.arange(len(grad_logits), device=grad_logits.device), token_ids[part]] += 1
             grad_logits *= (grad_logprobs[part] / ctx.temperature)[:, None]
             grad_logits = grad_logits.to(weight.dtype)
             torch.mm(grad_logits, weight, out=grad_hidden[part])

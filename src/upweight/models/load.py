@@ -26,9 +26,18 @@ def load_model(
     made = build_model(config.init, texts, seed, dtype) if config.init else _from_pretrained(config, dtype)
     model: PreTrainedModel = made[0]
     tokenizer: PreTrainedTokenizerBase = made[1]
-    model.eval()
+    model.eval().to(device_of(config))
     check_head(model)
     return model, tokenizer
+
+
+def device_of(config: ModelConfig) -> torch.device:
+    """Where the model lives. Raises UserError for a device that this machine does not have."""
+    backends = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    name = ("cuda" if backends["cuda"] else "cpu") if config.device == "auto" else config.device
+    if not backends[name]:
+        raise UserError(f"model.device is {name!r}, but PyTorch finds no such device here: choose another, or 'auto'")
+    return torch.device(name)
 
 
 def _from_pretrained(config: ModelConfig, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

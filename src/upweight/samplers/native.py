@@ -39,10 +39,11 @@ class _Decoder:
     visible: Tensor  # bool [rows, width]: which cached positions are real
     positions: Tensor  # long [rows]: position of the next token
     logits: Tensor  # [rows, vocabulary]: of the next token
+    device: torch.device  # where the cache is; everything else is on the CPU
 
     def keep(self, index: Tensor) -> None:
         self.rows = [self.rows[i] for i in index.tolist()]
-        self.cache.batch_select_indices(index)
+        self.cache.batch_select_indices(index.to(self.device))
         self.visible, self.positions, self.logits = self.visible[index], self.positions[index], self.logits[index]
 
 
@@ -127,7 +128,7 @@ class NativeSampler:
         mask = torch.ones(width, width, dtype=torch.bool).tril() & visible[:, None] | torch.eye(width, dtype=torch.bool)
         cache = DynamicCache(config=self.model.config)
         logits = self._forward(ids, mask[:, None], (visible.cumsum(-1) - 1).clamp(min=0), cache)
-        state = _Decoder([], cache, visible, visible.sum(-1), logits)
+        state = _Decoder([], cache, visible, visible.sum(-1), logits, self.model.device)
         place = {prefix: i for i, prefix in enumerate(prefixes)}
         room = context_length(self.model)
         rows = []
