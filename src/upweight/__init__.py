@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from upweight.algorithms import PRESETS, Algorithm, Call, Term
     from upweight.api import pipeline, plan, train
     from upweight.ask import evaluate, sample
-    from upweight.config import Config, load_config
+    from upweight.config import Config
+    from upweight.configfile import load_config
     from upweight.errors import UserError
 
 __version__ = "0.1.0"
@@ -40,7 +41,8 @@ __all__ = [
 _HOME = {
     **dict.fromkeys(("train", "pipeline", "plan"), "upweight.api"),
     **dict.fromkeys(("evaluate", "sample"), "upweight.ask"),
-    **dict.fromkeys(("Config", "load_config"), "upweight.config"),
+    "Config": "upweight.config",
+    "load_config": "upweight.configfile",
     **dict.fromkeys(("Algorithm", "Call", "PRESETS", "Term"), "upweight.algorithms"),
     "UserError": "upweight.errors",
 }

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from upweight.compose import build_session, quiet_libraries
-from upweight.config import Config, ModelConfig, apply_overrides, make_config, read_toml
+from upweight.config import Config, ModelConfig
+from upweight.configfile import apply_overrides, make_config, read_toml
 from upweight.errors import UserError
 from upweight.pipeline import Pipeline, Stage, load_pipeline, run_pipeline, stage_config
 from upweight.plan import Plan, make_plan

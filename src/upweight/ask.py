@@ -9,7 +9,8 @@ from typing import Any
 
 from upweight.chat import check_template, encode_prompt, stop_ids
 from upweight.compose import make_encoder, make_evaluator, make_maker, quiet_libraries, texts_of
-from upweight.config import Config, ModelConfig, apply_overrides, make_config, read_toml
+from upweight.config import Config, ModelConfig
+from upweight.configfile import apply_overrides, make_config, read_toml
 from upweight.errors import UserError, nearest
 from upweight.evaluate import Evaluator, pass_at_k, sampled_metrics
 from upweight.models.forward import context_length

@@ -24,6 +24,7 @@ from upweight.tasks.load import load_data
 
 LIBRARIES_BYTES = 600 * 2**20  # Python, torch and transformers before the first tensor of ours
 CORE_FLOPS = 25e9  # nominal float32 rate of one core in large matrix products
+GPU_FLOPS = {2: 100e12, 4: 20e12, 8: 5e12}  # nominal rate of a large GPU, by bytes of a number
 SECONDS_PER_LAYER = 3e-4  # nominal cost of calling one layer, however little it computes
 ADAM_MOMENTS = 2
 ASSUMED_PROMPT_TOKENS = 128  # where the data is not at hand
@@ -140,13 +141,14 @@ def _init_config(model: ModelConfig, texts: Iterable[str]) -> Any:
 
 
 def _read_config(model: ModelConfig) -> Any:
+    path = str(model.path)
+    if path.count("/") > 1 and not Path(path).is_dir():
+        raise UserError(f"model.path: there is no folder {path!r}, or not yet")
     try:
-        return AutoConfig.from_pretrained(
-            str(model.path), revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
+        return AutoConfig.from_pretrained(path, revision=model.revision, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"model.path: cannot look at {str(model.path)!r}: {reason}") from None
+        raise UserError(f"model.path: cannot look at {path!r}: {reason}") from None
 
 
 def memory_parts(size: ModelSize, load: Load) -> dict[str, int]:
@@ -188,15 +190,22 @@ def kv_bytes(size: ModelSize) -> int:
     return 2 * size.layers * size.kv_width * size.bytes_per_number
 
 
-def pass_seconds(size: ModelSize, cores: int) -> Callable[[float, float], float]:
-    """A function (flops per parameter, forward passes) -> seconds at the nominal rate of this many cores.
+def nominal_flops(model: ModelConfig, cores: int) -> tuple[float, str]:
+    """Flops a second where the model will live, and the same in words. Float64 runs at half the rate on a CPU."""
+    size = getattr(torch, model.dtype).itemsize
+    if model.device == "cpu" or (model.device == "auto" and not torch.cuda.is_available()):
+        rate = CORE_FLOPS * (0.5 if size == 8 else 1.0)
+        return cores * rate, f"{rate / 1e9:g} GFLOP/s on each of {cores} CPU {'core' if cores == 1 else 'cores'}"
+    return GPU_FLOPS[size], f"{GPU_FLOPS[size] / 1e12:g} TFLOP/s of a GPU"
 
-    Large models are bound by arithmetic, flops / rate; tiny ones by the calls, layers * a nominal cost. Float64 runs
-    at half the rate.
+
+def pass_seconds(size: ModelSize, flops: float) -> Callable[[float, float], float]:
+    """A function (flops per parameter, forward passes) -> seconds at a rate in flops a second.
+
+    Large models are bound by arithmetic, flops / rate; tiny ones by the calls, layers * a nominal cost.
     """
-    rate = cores * CORE_FLOPS * (0.5 if size.bytes_per_number == 8 else 1.0)
 
     def seconds(flops_per_parameter: float, passes: float) -> float:
-        return flops_per_parameter * size.parameters / rate + passes * size.layers * SECONDS_PER_LAYER
+        return flops_per_parameter * size.parameters / flops + passes * size.layers * SECONDS_PER_LAYER
 
     return seconds

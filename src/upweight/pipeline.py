@@ -25,7 +25,8 @@ import tomli_w
 from pydantic import ValidationError
 
 from upweight.compose import build_session, measure_model
-from upweight.config import Config, Positive, Section, apply_overrides, make_config, merge, read_toml
+from upweight.config import Config, Positive, Section
+from upweight.configfile import apply_overrides, make_config, merge, read_toml
 from upweight.errors import UserError
 from upweight.records.files import replace_file, to_json
 from upweight.train import train

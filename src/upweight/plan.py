@@ -14,7 +14,16 @@ from typing import Any
 from upweight.algorithms import Algorithm
 from upweight.config import Config, ModelConfig
 from upweight.errors import UserError
-from upweight.estimate import DataLook, Load, ModelSize, look_at_data, memory_parts, model_size, pass_seconds
+from upweight.estimate import (
+    DataLook,
+    Load,
+    ModelSize,
+    look_at_data,
+    memory_parts,
+    model_size,
+    nominal_flops,
+    pass_seconds,
+)
 from upweight.records.progress import duration
 
 
@@ -52,7 +61,7 @@ class Plan:
     model: ModelSize | None
     memory_bytes: dict[str, int]
     seconds: dict[str, float]
-    cores: int
+    machine: str
     unknown: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -69,7 +78,7 @@ def make_plan(config: Config, model: ModelConfig | None = None) -> Plan:
     method = config.algorithm.resolve()
     look = look_at_data(config, method, model or config.model)
     batch = batch_plan(config, method, look)
-    cores = config.threads or os.cpu_count() or 1
+    flops, machine = nominal_flops(config.model, config.threads or os.cpu_count() or 1)
     size, unknown = None, ""
     try:
         size = model_size(model or config.model, look.texts)
@@ -82,8 +91,8 @@ def make_plan(config: Config, model: ModelConfig | None = None) -> Plan:
         passes=passes(config, method),
         model=size,
         memory_bytes=memory_parts(size, _load(config, method, batch, size)) if size else {},
-        seconds=_seconds(config, method, batch, size, cores) if size else {},
-        cores=cores,
+        seconds=_seconds(config, method, batch, size, flops) if size else {},
+        machine=machine,
         unknown=unknown,
     )
 
@@ -183,9 +192,9 @@ def _load(config: Config, method: Algorithm, batch: BatchPlan, size: ModelSize) 
     )
 
 
-def _seconds(config: Config, method: Algorithm, batch: BatchPlan, size: ModelSize, cores: int) -> dict[str, float]:
+def _seconds(config: Config, method: Algorithm, batch: BatchPlan, size: ModelSize, flops: float) -> dict[str, float]:
     """Seconds of the whole run by phase: 2 flops a parameter and token read or sampled, 6 when trained on."""
-    seconds = pass_seconds(size, cores)
+    seconds = pass_seconds(size, flops)
     longest, most = config.sampling.max_completion_tokens, config.sampling.max_rows
     per_epoch = batch.microbatches * method.minibatches
     scored = seconds(2 * batch.tokens, per_epoch)
@@ -221,8 +230,8 @@ def describe(plan: Plan) -> list[str]:
     lines.append(f"memory, a rough estimate: {_gib(sum(plan.memory_bytes.values()))}")
     lines += [f"  {_gib(count)} {name}" for name, count in _largest_first(plan.memory_bytes)]
     lines.append(
-        f"time, rough and nominal (25 GFLOP/s on each of {_count(plan.cores, 'core')}; completions as long as they may "
-        f"get): {duration(sum(plan.seconds.values()))}"
+        f"time, rough and nominal ({plan.machine}; completions as long as they may get): "
+        f"{duration(sum(plan.seconds.values()))}"
     )
     return lines + [f"  {duration(spent)} {name}" for name, spent in _largest_first(plan.seconds)]
 

@@ -17,7 +17,8 @@ import tomli_w
 
 from upweight import checkpoint
 from upweight.cli import main
-from upweight.config import InitConfig, ModelConfig, merge
+from upweight.config import InitConfig, ModelConfig
+from upweight.configfile import merge
 from upweight.models.load import load_model, save_model
 
 ROWS = [{"prompt": f"say {i}", "answer": str(i)} for i in range(8)]

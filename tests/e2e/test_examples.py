@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import upweight
-from upweight.config import read_toml
+from upweight.configfile import read_toml
 from upweight.rewards.load import resolve
 
 ROOT = Path(__file__).resolve().parents[2]

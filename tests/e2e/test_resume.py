@@ -21,7 +21,7 @@ import pytest
 
 from upweight import checkpoint
 from upweight.compose import build_session
-from upweight.config import make_config
+from upweight.configfile import make_config
 from upweight.learners.local import LocalLearner
 from upweight.records import ledger, trackers
 from upweight.samplers.native import NativeSampler

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from upweight.compose import build_session
-from upweight.config import Config, ModelConfig, make_config
+from upweight.config import Config, ModelConfig
+from upweight.configfile import make_config
 from upweight.errors import UserError
-from upweight.estimate import Load, ModelSize, kv_bytes, memory_parts, model_size, pass_seconds
+from upweight.estimate import Load, ModelSize, kv_bytes, memory_parts, model_size, nominal_flops, pass_seconds
 from upweight.learners.local import LocalLearner
 from upweight.models.load import load_model
 from upweight.plan import describe, make_plan
@@ -134,7 +135,17 @@ def test_seconds_worked_by_hand() -> None:
     size = ModelSize(
         parameters=10**9, layers=0, width=1, kv_width=1, mlp_width=1, vocabulary=1, context=1, bytes_per_number=4
     )
-    assert pass_seconds(size, cores=2)(6 * 100, 3) == pytest.approx(6 * 100 * 1e9 / 50e9)
+    assert pass_seconds(size, flops=50e9)(6 * 100, 3) == pytest.approx(6 * 100 * 1e9 / 50e9)
+
+
+def test_rate_follows_cores_device_and_precision() -> None:
+    model = config().model
+    on_cpu = model.model_copy(update={"device": "cpu"})
+    assert nominal_flops(on_cpu, 4)[0] == 4 * nominal_flops(on_cpu, 1)[0]
+    assert nominal_flops(on_cpu.model_copy(update={"dtype": "float64"}), 1)[0] < nominal_flops(on_cpu, 1)[0]
+    on_gpu = model.model_copy(update={"device": "cuda", "dtype": "bfloat16"})
+    assert nominal_flops(on_gpu, 1) == nominal_flops(on_gpu, 8)
+    assert nominal_flops(on_gpu, 1)[1] == "100 TFLOP/s of a GPU"
 
 
 @pytest.mark.parametrize(
@@ -164,6 +175,13 @@ def test_model_out_of_reach_leaves_the_arithmetic() -> None:
     assert "memory and time are unknown" in text
     assert "no-such-model" in text
     assert plan.memory_bytes == plan.seconds == {}
+
+
+def test_model_that_an_earlier_run_will_leave_is_not_looked_for_on_the_hub() -> None:
+    assert (
+        "there is no folder 'runs/first/final', or not yet"
+        in make_plan(config(model={"path": "runs/first/final"})).unknown
+    )
 
 
 def test_missing_file_is_the_users_mistake() -> None:

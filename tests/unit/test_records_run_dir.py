@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from upweight.config import Config, make_config, merge, read_toml
+from upweight.config import Config
+from upweight.configfile import make_config, merge, read_toml
 from upweight.errors import UserError
 from upweight.records.run_dir import MAY_DIFFER, RunDir, config_toml, open_run, write_summary
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import tomli_w
 
-from upweight.config import Config, make_config, read_toml
+from upweight.config import Config
+from upweight.configfile import make_config, read_toml
 from upweight.errors import UserError
 from upweight.records.files import could_not_write, replace_file, to_json
 
