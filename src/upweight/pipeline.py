@@ -71,7 +71,10 @@ def load_pipeline(path: str | Path, overrides: Sequence[str] = ()) -> Pipeline:
     Raises UserError for a mistake in any stage before anything runs.
     """
     tables = read_toml(path)
-    names = [stage.get("name") for stage in tables.get("stages", ())]
+    listed = tables.get("stages", ())
+    if not isinstance(listed, list) or not all(isinstance(stage, Mapping) for stage in listed):
+        raise UserError(f"{path}: stages must be a list of tables, [[stages]]")
+    names = [stage.get("name") for stage in listed]
     own = {name: [text for text in overrides if text.split(".")[0] == name] for name in names}
     shared = [text for text in overrides if text.split(".")[0] not in names]
     tables = apply_overrides(tables, shared)

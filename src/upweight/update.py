@@ -15,6 +15,7 @@ from torch import Tensor
 from upweight.algorithms import Algorithm
 from upweight.learners.port import Learner
 from upweight.objectives.tokens import pad, token_weights
+from upweight.records.batch_metrics import token_metrics
 from upweight.records.update_metrics import combine_steps, step_metrics
 from upweight.types import Annotated, Batch, StepStats, annotated
 
@@ -36,9 +37,11 @@ def update(
             minibatch = rows.select(index)
             result = learner.step(minibatch, weights_of(algorithm, minibatch))
             steps.append(step_metrics(minibatch, result))
+            if len(steps) == 1:
+                first = annotated(minibatch, {"logprobs": result.logprobs, "entropy": result.entropy})
             if epoch == 0:
                 _remember(seen, index, result, len(rows))
-    return annotated(rows, seen), combine_steps(steps)
+    return annotated(rows, seen), {**combine_steps(steps), **token_metrics(first)}
 
 
 def annotate(learner: Learner, algorithm: Algorithm, batch: Batch, extra: Collection[str] = ()) -> Annotated:

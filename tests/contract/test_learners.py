@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from tests.contract import tiny
 from upweight.learners.gloo import GlooLearner
 from upweight.learners.port import Learner
 from upweight.types import Annotated
-from upweight.update import annotate, weights_of
+from upweight.update import annotate, update, weights_of
 
 METHOD = tiny.every_term("grpo")
 
@@ -108,3 +109,18 @@ def test_two_processes_follow_one(tmp_path: Path) -> None:
             torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
     finally:
         pair.close()
+
+
+def test_the_mismatch_with_the_sampler_is_that_of_the_first_step() -> None:
+    """Later minibatches see a policy that has moved: that is no mismatch, and must not be reported as one."""
+    learner = make("local")
+    rows = tiny.batch()
+    behavior = learner.score(rows, "policy")
+    rows = replace(rows, token_columns={"behavior_logprobs": behavior})
+    for group in learner.optimizer.param_groups:
+        group["lr"] = 0.1
+    for options in ({"minibatches": 2}, {"inner_epochs": 3}):
+        _, metrics = update(learner, METHOD.with_options(options), rows, (0, 0))
+        assert metrics["train/sampler_mismatch_max"] < 1e-9
+        assert metrics["train/ratio_max"] > 1 + 1e-6
+        rows = replace(rows, token_columns={"behavior_logprobs": learner.score(rows, "policy")})

@@ -51,6 +51,20 @@ def test_the_readmes_own_files_train(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (run.model_dir / "config.json").is_file()
 
 
+def test_the_readmes_python_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## From Python")[1]
+    code = re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]
+    smaller = f'"seed=1", "steps=2", "threads=1", "evaluate.problems=4", "runs_dir={tmp_path}"'
+    assert '"seed=1"' in code
+    monkeypatch.chdir(ROOT)
+    exec(code.replace('"seed=1"', smaller), {})
+    accuracy, folder_and_lines = capsys.readouterr().out.splitlines()
+    assert 0 <= float(accuracy) <= 1
+    assert folder_and_lines == f"{tmp_path}/arithmetic-sft 3"  # two steps and an evaluation
+
+
 def test_the_shipped_example_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     toml = (ROOT / "examples/own_data/train.toml").read_text()

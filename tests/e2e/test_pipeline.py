@@ -76,6 +76,7 @@ def test_another_pipeline_of_the_same_name_is_refused(tmp_path: Path) -> None:
     ("stages", "says"),
     [
         ([], "needs [[stages]]"),
+        ("sft", "must be a list of tables"),
         ([{"name": "a", "algorithm": "sft", "steps": 1}] * 2, "a name of its own"),
         ([{"name": "a", "algorithm": "sft", "steps": 1, "from": "b"}], "not a stage before it"),
         ([{"name": "a", "algorithm": "sft", "stepz": 1}], "stage a: unknown key stepz"),

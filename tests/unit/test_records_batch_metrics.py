@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from upweight.records.batch_metrics import batch_metrics, repeats_itself
+from upweight.records.batch_metrics import batch_metrics, repeats_itself, token_metrics
 from upweight.records.glossary import describe
 from upweight.types import Batch
 
@@ -72,7 +72,7 @@ def test_token_means_are_over_all_trained_tokens_not_over_rows() -> None:
         behavior_logprobs=[[-1.0], [-2.0, 0.0, -2.5, -1.5]],
         ref_logprobs=[[-2.0], [-2.0, 0.0, -2.0, -2.0]],
     )
-    metrics = batch_metrics(batch)
+    metrics = token_metrics(batch)
     assert metrics == pytest.approx(
         {
             "train/entropy": 2.0,
@@ -109,12 +109,13 @@ def test_a_group_is_constant_to_rounding_only() -> None:
 
 def test_a_dataset_batch_has_no_rollout_metrics() -> None:
     batch = with_tokens(make_batch([[1, 1]], [0]), entropy=[[1.0, 2.0]], logprobs=[[-1.0, -1.0]])
-    assert batch_metrics(batch) == {"train/entropy": 1.5}
+    assert batch_metrics(batch) == {}
+    assert token_metrics(batch) == {"train/entropy": 1.5}
 
 
 def test_nothing_trained_divides_by_nothing() -> None:
     batch = with_tokens(make_batch([[0, 0], []], [0, 0], rewards=[1.0, 2.0]), entropy=[[1.0, 2.0], []])
-    assert batch_metrics(replace(batch, row_columns={})) == {}
+    assert token_metrics(batch) == {}
     empty = Batch([], [], [], [], torch.zeros(0).long(), torch.zeros(0).long(), {}, {"rewards": torch.zeros(0)})
     assert batch_metrics(empty) == {}
 
@@ -125,7 +126,9 @@ def test_row_order_does_not_matter() -> None:
         entropy=[[1.0, 2.0], [4.0], [8.0, 1.0]],
     )
     batch = replace(batch, row_columns={"rewards": torch.tensor([0.25, 0.5, 1.0])})
-    assert batch_metrics(batch) == batch_metrics(batch.select([2, 0, 1]))
+    moved = batch.select([2, 0, 1])
+    assert batch_metrics(batch) == batch_metrics(moved)
+    assert token_metrics(batch) == token_metrics(moved)
 
 
 @pytest.mark.parametrize(

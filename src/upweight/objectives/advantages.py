@@ -26,7 +26,7 @@ def raw_reward(rewards: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
 
 
 def positive_part(rewards: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """A_i = max(r_i, 0): learn from what was rewarded, ignore the rest (RFT, 2308.01825; seed 002)."""
+    """A_i = max(r_i, 0): learn from what was rewarded, ignore the rest (RFT, 2308.01825)."""
     return rewards.clamp(min=0)
 
 

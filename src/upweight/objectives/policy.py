@@ -15,7 +15,7 @@ Tokens = Float[Tensor, "rows T"]
 
 
 def weighted_likelihood(logprobs: Tokens, advantages: Tokens) -> Tokens:
-    """-A log pi(token): SFT with A = 1, RFT with max(r, 0), REINFORCE with r (Williams 1992, seed 002)."""
+    """-A log pi(token): SFT with A = 1, RFT with max(r, 0), REINFORCE with r (Williams 1992)."""
     return -advantages * logprobs
 
 

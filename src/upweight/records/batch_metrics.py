@@ -15,11 +15,10 @@ SHORTEST_REPETITION = 8
 
 
 def batch_metrics(batch: Batch) -> dict[str, float]:
-    """The metrics that follow from a batch's columns; see `glossary` for their meaning.
+    """The metrics of a batch's rows; see `glossary` for their meaning.
 
-    Read when present: row columns `rewards`, `truncated`, `correct`, `part/NAME`; token columns `logprobs` (the
-    learner's at the first scoring), `behavior_logprobs`, `ref_logprobs`, `entropy`. A key whose column is missing, or
-    which would divide by nothing, is left out. Means over tokens count the trained ones (`loss_mask`).
+    Read when present: the row columns `rewards`, `truncated`, `correct`, `part/NAME`. A key whose column is missing is
+    left out, and so are all keys of a dataset's batch, which has no rewards.
     """
     rows = dict(_reward_metrics(batch)) if "rewards" in batch.row_columns else {}
     means = {"truncated": "rollout/truncated_share", "correct": "rollout/accuracy"}
@@ -27,7 +26,16 @@ def batch_metrics(batch: Batch) -> dict[str, float]:
     for column, key in means.items():
         if column in batch.row_columns and len(batch):
             rows[key] = float(batch.row_columns[column].double().mean())
-    return rows | dict(_token_metrics(batch))
+    return rows
+
+
+def token_metrics(rows: Batch) -> dict[str, float]:
+    """The metrics of tokens, as means over the trained ones; `rows` are those of a batch's first optimizer step.
+
+    Read when present: `logprobs` (the learner's), `behavior_logprobs`, `ref_logprobs`, `entropy`. Later steps on the
+    same batch find a policy that has moved: they would report that as a mismatch with the sampler.
+    """
+    return dict(_token_metrics(rows))
 
 
 def repeats_itself(token_ids: list[int]) -> bool:
