@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from upweight.chat import check_template, encode_prompt, stop_ids
-from upweight.compose import make_encoder, make_evaluator, make_maker, quiet_libraries, texts_of
+from upweight.compose import make_encoder, make_evaluator, make_maker, make_sampler, quiet_libraries, texts_of
 from upweight.config import Config, ModelConfig
 from upweight.configfile import apply_overrides, make_config, read_toml
 from upweight.errors import UserError, nearest
 from upweight.evaluate import Evaluator, pass_at_k, sampled_metrics
 from upweight.models.forward import context_length
 from upweight.models.load import load_model
-from upweight.samplers.native import NativeSampler
 from upweight.tasks.load import TASKS, load_data
 from upweight.types import Request, SampleKey, SamplingParams
 
@@ -171,6 +170,6 @@ def sample_completions(
         )
     params = SamplingParams(temperature, max_completion_tokens, (), top_p, top_k)
     requests = [Request(ids, SampleKey(seed, 0, 0, index), params) for index in range(n)]
-    answers = sorted(NativeSampler(policy, tokenizer, stops).sample(requests), key=lambda answer: answer.key)
+    answers = sorted(make_sampler(policy, tokenizer, stops).sample(requests), key=lambda answer: answer.key)
     texts = [str(tokenizer.decode(list(answer.token_ids), skip_special_tokens=True)) for answer in answers]
     return [Sample(text, a.finish_reason, len(a.token_ids)) for text, a in zip(texts, answers, strict=True)]

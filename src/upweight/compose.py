@@ -27,6 +27,7 @@ from upweight.rewards.score import make_rewards
 from upweight.rollouts import RolloutMaker
 from upweight.run import Run
 from upweight.samplers.native import NativeSampler
+from upweight.samplers.port import Sampler
 from upweight.sources import DatasetSource, RolloutSource, Source
 from upweight.tasks.data import Need, TaskData
 from upweight.tasks.load import load_data
@@ -80,9 +81,16 @@ def make_maker(
 ) -> RolloutMaker:
     """Sampler and rewards. The sampler has a copy of the model, so that a sync is a real one."""
     sampling = config.sampling
-    sampler = NativeSampler(copy.deepcopy(model).requires_grad_(False), tokenizer, encoder.stop_ids, sampling.max_rows)
+    sampler = make_sampler(copy.deepcopy(model), tokenizer, encoder.stop_ids, sampling.max_rows)
     params = SamplingParams(sampling.temperature, sampling.max_completion_tokens, sampling.stop)
     return RolloutMaker(sampler, tokenizer, make_rewards(config.rewards), params, config.rewards.on_failure)
+
+
+def make_sampler(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stops: frozenset[int], max_rows: int = 512
+) -> Sampler:
+    """The sampler that owns `model` from now on."""
+    return NativeSampler(model.requires_grad_(False), tokenizer, stops, max_rows)
 
 
 def make_source(

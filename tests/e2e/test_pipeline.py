@@ -12,6 +12,8 @@ import tomli_w
 from upweight import api
 from upweight.errors import UserError
 from upweight.pipeline import load_pipeline, stage_config
+from upweight.records.glossary import METRICS, describe
+from upweight.records.trackers import read_metrics
 
 
 def write(folder: Path, **changes: Any) -> Path:
@@ -24,7 +26,8 @@ def write(folder: Path, **changes: Any) -> Path:
         "rewards": {"parts": {"correct": {"function": "number", "options": {"tag": "answer"}}}},
         "sampling": {"max_completion_tokens": 6},
         "batch": {"rows": 8, "prompts": 2, "group_size": 2},
-        "records": {"tensorboard": False, "kl_every": 0},
+        "evaluate": {"every": 2, "problems": 4, "samples": 2},
+        "records": {"tensorboard": False, "kl_every": 2},
         "measure": {"problems": 6, "samples": 2},
         "stages": [
             {"name": "sft", "algorithm": "sft", "steps": 3},
@@ -38,6 +41,14 @@ def write(folder: Path, **changes: Any) -> Path:
     return path
 
 
+def every_metric_is_in_the_glossary(folder: Path) -> None:
+    """Both ways: nothing is written that is not explained, and nothing is explained that is not written."""
+    lines = [line for stage in ("sft", "grpo") for line in read_metrics(folder / stage / "metrics.jsonl")]
+    written = {key for line in lines for key in line}
+    explained = {id(describe(key)) for key in written}
+    assert [key for key, metric in METRICS.items() if id(metric) not in explained] == []
+
+
 def test_a_pipeline_runs_measures_and_goes_on(tmp_path: Path) -> None:
     path = write(tmp_path)
     summary = api.pipeline(path)
@@ -48,6 +59,7 @@ def test_a_pipeline_runs_measures_and_goes_on(tmp_path: Path) -> None:
     assert seconds["more"] >= seconds["grpo"]
     assert summary["seed"] == 3
     folder = tmp_path / "runs" / "line"
+    every_metric_is_in_the_glossary(folder)
     assert json.loads((folder / "summary.json").read_text()) == summary
     before = {file: file.stat().st_mtime_ns for file in folder.glob("*/metrics.jsonl")}
     assert api.pipeline(path) == summary
