@@ -113,7 +113,7 @@ def draw_curve(path: Path) -> None:
     axes.set_xlabel("training time, seconds on two cores")
     axes.set_ylabel("held-out accuracy, % (greedy)")
     axes.set_ylim(0, 100)
-    axes.legend(frameon=False, loc="center right")
+    axes.legend(frameon=False, loc="upper left", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
     figure.savefig(path)
