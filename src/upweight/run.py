@@ -72,7 +72,9 @@ class Run:
             self.trackers.append(WandbTracker("upweight", name, settings, self.folder.path / "wandb"))
         for tracker in self.trackers:
             self._opened.callback(tracker.close)
-        self.progress = self._opened.enter_context(open_progress(self.config.name, self.config.steps, self.step))
+        limit = None if self.config.max_seconds is None else self.config.max_seconds - self.seconds
+        progress = open_progress(self.config.name, self.config.steps, self.step, limit=limit)
+        self.progress = self._opened.enter_context(progress)
         return self
 
     def __exit__(self, *exception: Any) -> None:

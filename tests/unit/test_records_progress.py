@@ -95,3 +95,10 @@ def test_the_loss_is_shown_only_without_a_reward() -> None:
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+def test_a_run_with_a_time_limit_has_no_more_time_left_than_that() -> None:
+    stream, now = io.StringIO(), iter([0.0, 0.0, 10.0])
+    with PlainProgress("run", 1000, 0, stream, clock=lambda: next(now), limit=25.0) as progress:
+        progress.update(9, {})
+    assert "15 s left" in stream.getvalue()

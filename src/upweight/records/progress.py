@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -39,10 +40,17 @@ class Progress(Protocol):
         """Shows a line that stays: an alarm, an evaluation."""
 
 
-def open_progress(label: str, steps: int, start: int = 0, stream: TextIO | None = None) -> Progress:
-    """The progress that suits `stream` (stderr unless given) for a run of `steps` steps that begins at `start`."""
+def open_progress(
+    label: str, steps: int, start: int = 0, stream: TextIO | None = None, limit: float | None = None
+) -> Progress:
+    """The progress that suits `stream` (stderr unless given) for a run of `steps` steps that begins at `start`.
+
+    A run that stops after `limit` seconds, whatever its steps, has no more time left than that.
+    """
     stream = stream or sys.stderr
-    return (BarProgress if stream.isatty() else PlainProgress)(label, steps, start, stream)
+    if stream.isatty():
+        return BarProgress(label, steps, start, stream)
+    return PlainProgress(label, steps, start, stream, limit=limit)
 
 
 class BarProgress:
@@ -90,7 +98,9 @@ class PlainProgress:
         stream: TextIO,
         seconds: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
+        limit: float | None = None,
     ) -> None:
+        self._limit = math.inf if limit is None else limit
         self._label, self._steps, self._start = label, steps, start
         self._stream, self._seconds, self._clock = stream, seconds, clock
         self._began = clock()
@@ -111,7 +121,8 @@ class PlainProgress:
         if self._shown is not None and now - self._shown < self._seconds and done < self._steps:
             return
         self._shown = now
-        left = (self._steps - done) * (now - self._began) / max(done - self._start, 1)
+        spent = now - self._began
+        left = max(0.0, min((self._steps - done) * spent / max(done - self._start, 1), self._limit - spent))
         parts = [f"{self._label} step {done}/{self._steps}", numbers(metrics), f"{duration(left)} left"]
         self.note("  ".join(part for part in parts if part))
 
