@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 StdKind = Literal["population", "sample", "none"]
@@ -57,13 +57,19 @@ def group_relative(
     total = torch.zeros(len(counts), dtype=torch.float64)
     mean = total.index_add(0, index, rewards) / counts
     centred = rewards - mean[index]
-    low = total.scatter_reduce(0, index, rewards, "amin", include_self=False)
-    high = total.scatter_reduce(0, index, rewards, "amax", include_self=False)
-    constant = (high - low) <= 1e-12 * torch.maximum(high.abs(), low.abs())
     if std == "none":
         scaled = centred
     else:
         freedom = counts - 1 if std == "sample" else counts
         deviation = (total.index_add(0, index, centred**2) / freedom).sqrt()
         scaled = centred / (deviation + std_eps)[index]
-    return torch.where(constant[index], torch.zeros_like(scaled), scaled)
+    return torch.where(constant_groups(rewards, group_ids)[index], torch.zeros_like(scaled), scaled)
+
+
+def constant_groups(rewards: Float[Tensor, " n"], group_ids: Int[Tensor, " n"]) -> Bool[Tensor, " groups"]:
+    """Whether all rewards of a group are equal to rounding, for each group in order of its id."""
+    ids, index = torch.unique(group_ids, return_inverse=True)
+    empty = torch.zeros(len(ids), dtype=torch.float64)
+    low = empty.scatter_reduce(0, index, rewards.double(), "amin", include_self=False)
+    high = empty.scatter_reduce(0, index, rewards.double(), "amax", include_self=False)
+    return (high - low) <= 1e-12 * torch.maximum(high.abs(), low.abs())

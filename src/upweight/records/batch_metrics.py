@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from upweight.objectives import kl
+from upweight.objectives.advantages import constant_groups
 from upweight.types import Batch
 
 NGRAM = 4
@@ -55,18 +56,10 @@ def _reward_metrics(batch: Batch) -> Iterator[tuple[str, float]]:
     yield "rollout/zero_reward_share", float((rewards == 0).double().mean())
     yield "rollout/completion_tokens", sum(int(mask.sum()) for mask in batch.loss_mask) / len(batch)
     yield "rollout/repetition_share", sum(repeats_itself(ids.tolist()) for ids in batch.token_ids) / len(batch)
-    constant = _constant_groups(rewards, batch.group_ids)
+    _, counts = torch.unique(batch.group_ids, return_counts=True)
+    constant = constant_groups(rewards, batch.group_ids)[counts >= 2]
     if len(constant):
         yield "rollout/constant_group_share", float(constant.double().mean())
-
-
-def _constant_groups(rewards: Tensor, group_ids: Tensor) -> Tensor:
-    """Whether all rewards are equal to rounding, for each group of at least two."""
-    _, index, counts = torch.unique(group_ids, return_inverse=True, return_counts=True)
-    empty = torch.zeros(len(counts), dtype=torch.float64)
-    low = empty.scatter_reduce(0, index, rewards, "amin", include_self=False)
-    high = empty.scatter_reduce(0, index, rewards, "amax", include_self=False)
-    return ((high - low) <= 1e-12 * torch.maximum(high.abs(), low.abs()))[counts >= 2]
 
 
 def _token_metrics(batch: Batch) -> Iterator[tuple[str, float]]:
