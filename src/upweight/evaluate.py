@@ -9,6 +9,7 @@ import numpy as np
 
 from upweight.config import EvaluateConfig
 from upweight.learners.port import Learner
+from upweight.rewards.score import Rewards
 from upweight.rollouts import RolloutMaker
 from upweight.types import Prompt, Rollout, SamplingParams
 
@@ -37,7 +38,7 @@ class Evaluator:
     def measure(self) -> dict[str, float]:
         """Metrics of the policy that the sampler holds."""
         greedy = self.answers(1, replace(self.maker.params, temperature=0.0, top_p=1.0, top_k=0))
-        metrics = greedy_metrics(greedy, self.maker.rewards.accuracy_part)
+        metrics = greedy_metrics(greedy, self.maker.rewards)
         if self.settings.samples:
             metrics |= sampled_metrics(self.correct_counts(self.settings.samples), self.settings.samples)
         return metrics
@@ -50,7 +51,7 @@ class Evaluator:
         )
         counts = [0] * len(self.prompts)
         for rollout in self.answers(samples, params):
-            counts[rollout.draw] += rollout.reward_parts[self.maker.rewards.accuracy_part] >= 1
+            counts[rollout.draw] += self.maker.rewards.is_correct(rollout.reward_parts)
         return counts
 
     def answers(self, samples: int, params: SamplingParams) -> Sequence[Rollout]:
@@ -61,10 +62,10 @@ class Evaluator:
         return maker.collect(list(enumerate(self.prompts)), samples, self.seed, EVALUATION_STEP).rollouts
 
 
-def greedy_metrics(rollouts: Sequence[Rollout], accuracy_part: str) -> dict[str, float]:
+def greedy_metrics(rollouts: Sequence[Rollout], rewards: Rewards) -> dict[str, float]:
     """Accuracy of one answer a problem with its Wilson interval, mean of each reward part, length, truncation."""
     n = len(rollouts)
-    accuracy = sum(r.reward_parts[accuracy_part] >= 1 for r in rollouts) / n
+    accuracy = sum(rewards.is_correct(r.reward_parts) for r in rollouts) / n
     low, high = wilson_interval(accuracy, n)
     return {
         "eval/greedy": accuracy,

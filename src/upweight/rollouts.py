@@ -98,13 +98,13 @@ def _whole_groups(rollouts: Iterable[Rollout], group_size: int) -> tuple[Rollout
     return tuple(rollout for group in groups.values() if len(group) >= least for rollout in group)
 
 
-def batch_of(rollouts: Sequence[Rollout], accuracy_part: str) -> Batch:
+def batch_of(rollouts: Sequence[Rollout], rewards: Rewards) -> Batch:
     """Rollouts as the rows of one step; each row is its own unit, rollouts of one draw are a group."""
     parts = rollouts[0].reward_parts
     rows = {
         "rewards": torch.tensor([r.reward for r in rollouts], dtype=torch.float64),
         "truncated": torch.tensor([r.finish_reason == "length" for r in rollouts]),
-        "correct": torch.tensor([r.reward_parts[accuracy_part] >= 1 for r in rollouts]),
+        "correct": torch.tensor([rewards.is_correct(r.reward_parts) for r in rollouts]),
         "policy_version": torch.tensor([r.policy_version for r in rollouts]),
     }
     for name in parts:

@@ -77,7 +77,7 @@ class RolloutSource:
         rollouts: Sequence[Rollout] = collected.rollouts
         if self.shuffled:
             rollouts = shuffle_rewards(rollouts, (self.seed, step))
-        batch = batch_of(rollouts, self.maker.rewards.accuracy_part)
+        batch = batch_of(rollouts, self.maker.rewards)
         counts = {"failed_rewards": collected.failed_rewards, "dropped": collected.dropped}
         return replace(batch, counts=counts)
 

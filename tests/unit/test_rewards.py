@@ -308,8 +308,8 @@ def test_parts_are_weighted_and_reported_unweighted():
     assert right == Scored(2.5, {"correct": 1.0, "format": 1.0})
     wrong = rewards.score(prompt_with(), "<answer>5</answer>", "stop")
     assert wrong == Scored(0.5, {"correct": 0.0, "format": 1.0})
-    assert rewards.is_correct(right)
-    assert not rewards.is_correct(wrong)
+    assert rewards.is_correct(right.parts)
+    assert not rewards.is_correct(wrong.parts)
 
 
 def test_the_accuracy_part():

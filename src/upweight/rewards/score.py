@@ -65,9 +65,9 @@ class Rewards:
         """The part that says whether an answer is right: "correct" where there is one, else the first."""
         return "correct" if "correct" in self.names else self.names[0]
 
-    def is_correct(self, scored: Scored) -> bool:
-        """Whether the completion counts as right: the accuracy part is at least 1."""
-        return scored.parts[self.accuracy_part] >= 1
+    def is_correct(self, parts: Mapping[str, float]) -> bool:
+        """Whether a completion with these parts counts as right: the accuracy part is at least 1."""
+        return parts[self.accuracy_part] >= 1
 
     def score(self, prompt: Prompt, text: str, finish_reason: FinishReason) -> Scored | Failed:
         """The weighted sum of all parts, or the first part that failed; never an exception of a user's function."""
