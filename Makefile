@@ -33,6 +33,19 @@ test: setup
 test-all: setup
 	@$(PYTEST)
 
+# Losses and gradients compared with TRL's, in an environment of its own: TRL is no dependency.
+.PHONY: test-trl
+test-trl: .venv-trl/.installed
+	@OMP_NUM_THREADS=1 .venv-trl/bin/pytest -q -n 2 tests/agreement
+
+.venv-trl/.installed: pyproject.toml constraints.txt
+	@echo "installing TRL into .venv-trl (once; torch is large)"
+	@test -x .venv-trl/bin/python || $(PYTHON) -m venv .venv-trl
+	@$(PIP:$(BIN)/%=.venv-trl/bin/%) torch==2.13.0
+	@$(PIP:$(BIN)/%=.venv-trl/bin/%) hatchling editables
+	@$(PIP:$(BIN)/%=.venv-trl/bin/%) --no-build-isolation -e ".[dev]" trl==1.16.0
+	@touch $@
+
 check: setup
 	@$(BIN)/ruff check -q
 	@$(BIN)/ruff format -q --check
@@ -45,5 +58,5 @@ docs: setup
 
 # Leaves runs/ alone: results are the user's.
 clean:
-	@rm -rf .venv build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	@rm -rf .venv .venv-trl build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,17 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 from upweight.records.glossary import glossary_markdown
-from upweight.tables import algorithms_markdown, config_markdown
+from upweight.tables import algorithms_markdown, config_markdown, weights_markdown
 
 DOCS = Path(__file__).resolve().parent
 MADE = "<!-- made by docs/build.py; edit the code and run `make docs` -->\n"
 
 ALGORITHMS = """# Algorithms
 
-A method is a row of one table, `PRESETS` in `src/upweight/algorithms.py`: where its tokens come from, what the
-advantage of a completion is, and the terms of the loss with their reductions. A reduction says how the sum over tokens
-is divided, with N rows of T_i trained tokens in an optimizer step: `token_mean` by the sum of all T_i,
-`seq_mean_token_mean` by N T_i, `seq_mean_token_sum` by N.
+A method is a row of one table, `PRESETS` in `src/upweight/presets.py`: where its tokens come from, the columns that are
+computed of a batch one after the other (shaped rewards, advantages, returns), and the terms of the loss with their
+weights. The page stands in the order of a ladder: each rung adds a trick to one below it.
 
 A config names a method and may set its options:
 
@@ -24,8 +23,17 @@ algorithm = { name = "grpo", kl_coef = 0.04, inner_epochs = 2, minibatches = 4 }
 ```
 
 `inner_epochs` goes over a batch that many times, `minibatches` cuts it into that many optimizer steps each time. A
-term whose coefficient is 0 does not exist: nothing that it would need is computed. `upweight algorithms` prints this
-table.
+step or a term that is switched off does not exist: nothing that it would need is computed. `upweight algorithms` prints
+this table, `upweight algorithms NAME` one section, and `upweight explain CONFIG` the loss of a config with its numbers.
+A method of your own is named `file.py:name`: see [CONTRIBUTING](../CONTRIBUTING.md).
+
+More on [preferences](preferences.md), [PPO](ppo.md) and [group-relative methods](group_methods.md).
+
+## How to read a formula
+
+A formula is the first line of the docstring of the function that computes it, options by their values; code computes
+what that function computes, and this page is made from it. A sum runs over trained tokens i,t, rows i or pairs of one
+optimizer step, and the factor behind it is the weight that the reduction gives to each:
 
 """
 
@@ -74,7 +82,7 @@ A pipeline's file has these keys for all its stages, and `[[stages]]`: see [comm
 def pages() -> dict[str, str]:
     """The text of every page that is made from the code, by its name."""
     made = {
-        "algorithms.md": ALGORITHMS + algorithms_markdown(),
+        "algorithms.md": ALGORITHMS + weights_markdown() + "\n" + algorithms_markdown(),
         "metrics.md": METRICS + glossary_markdown(),
         "config.md": CONFIG + config_markdown(),
     }

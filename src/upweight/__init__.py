@@ -13,12 +13,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from upweight.algorithms import PRESETS, Algorithm, Call, Term
+    from upweight.algorithms import Algorithm, Call, Derived, Term
     from upweight.api import pipeline, plan, train
     from upweight.ask import evaluate, sample
     from upweight.config import Config
     from upweight.configfile import load_config
     from upweight.errors import UserError
+    from upweight.presets import PRESETS
+    from upweight.rollout_data import rollout
 
 __version__ = "0.1.0"
 
@@ -27,6 +29,7 @@ __all__ = [
     "Algorithm",
     "Call",
     "Config",
+    "Derived",
     "Term",
     "UserError",
     "__version__",
@@ -34,6 +37,7 @@ __all__ = [
     "load_config",
     "pipeline",
     "plan",
+    "rollout",
     "sample",
     "train",
 ]
@@ -41,9 +45,11 @@ __all__ = [
 _HOME = {
     **dict.fromkeys(("train", "pipeline", "plan"), "upweight.api"),
     **dict.fromkeys(("evaluate", "sample"), "upweight.ask"),
+    "rollout": "upweight.rollout_data",
     "Config": "upweight.config",
     "load_config": "upweight.configfile",
-    **dict.fromkeys(("Algorithm", "Call", "PRESETS", "Term"), "upweight.algorithms"),
+    **dict.fromkeys(("Algorithm", "Call", "Derived", "Term"), "upweight.algorithms"),
+    "PRESETS": "upweight.presets",
     "UserError": "upweight.errors",
 }
 

@@ -11,6 +11,7 @@ from upweight.compose import build_session, quiet_libraries
 from upweight.config import Config, ModelConfig
 from upweight.configfile import apply_overrides, make_config, read_toml
 from upweight.errors import UserError
+from upweight.explain import explain as explain_run
 from upweight.pipeline import Pipeline, Stage, load_pipeline, run_pipeline, stage_config
 from upweight.plan import Plan, make_plan
 from upweight.records.ledger import read_ledger
@@ -67,6 +68,14 @@ def plan(config: ConfigLike, *overrides: str) -> list[Plan]:
         stages = load_pipeline(config, overrides)
         return [make_plan(stage_config(stages, stage), _first_model(stages, stage)) for stage in stages.stages]
     return [make_plan(resolve_config(config, overrides))]
+
+
+def explain(config: ConfigLike, *overrides: str) -> str:
+    """The exact loss that a run, or each stage of a pipeline, will minimise, with its numbers; runs nothing."""
+    if isinstance(config, str | Path) and "stages" in read_toml(config):
+        stages = load_pipeline(config, overrides)
+        return "\n\n".join(explain_run(stage_config(stages, stage)) for stage in stages.stages)
+    return explain_run(resolve_config(config, overrides))
 
 
 def resolve_config(config: ConfigLike, overrides: Sequence[str] = ()) -> Config:

@@ -59,7 +59,26 @@ def encode_demonstration(tokenizer: Tokenizer, messages: Sequence[Message], stop
     Raises ValueError, with a reason for the row, when there is no assistant turn or nothing before it, when the
     template rewrites history or puts no stop token after a turn, or when a turn contains one in its middle.
     """
-    turns = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+    return _encode(tokenizer, messages, _turns(messages), stop_ids)
+
+
+def encode_answer(tokenizer: Tokenizer, messages: Sequence[Message], stop_ids: frozenset[int]) -> Encoded:
+    """(prompt ids, completion ids, loss mask) of a conversation whose last turn alone is trained, wherever it stands.
+
+    The prompt is rendered as `encode_prompt` does it, so a template may show earlier turns in another way than when
+    they were the last, and without a template there may be several. Raises ValueError as `encode_demonstration` does.
+    """
+    return _encode(tokenizer, messages, _turns(messages)[-1:], stop_ids)
+
+
+def _turns(messages: Sequence[Message]) -> list[int]:
+    return [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+
+
+def _encode(
+    tokenizer: Tokenizer, messages: Sequence[Message], turns: Sequence[int], stop_ids: frozenset[int]
+) -> Encoded:
+    """The turns at these places are trained."""
     if not turns:
         raise ValueError("there is no assistant turn to train on")
     if turns[0] == 0:

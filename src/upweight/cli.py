@@ -173,20 +173,100 @@ def sample(
 
 
 @app.command()
-def algorithms(as_json: Json = False) -> None:
-    """List the methods that a config may name, with their options."""
-    from upweight.algorithms import PRESETS
-    from upweight.tables import algorithm_row
+def rollout(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="a model folder or Hub id")],
+    out: Annotated[str, typer.Option(help="the file of rows to write: .jsonl or .parquet")],
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="options of the task, such as digits=3")
+    ] = None,
+    task: Annotated[str | None, typer.Option(help="arithmetic, countdown, gsm8k, or a file of rows")] = None,
+    config: Annotated[str | None, typer.Option(help="take data and rewards from this run's config")] = None,
+    reward: Annotated[str | None, typer.Option(help="what is right: number, exact, file.py:name, ...")] = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="completions a problem")] = 8,
+    problems: Annotated[int, typer.Option(min=1, help="training problems, in the order that the seed draws")] = 256,
+    keep: Annotated[str | None, typer.Option(help="correct, wrong or all; default correct")] = None,
+    dedupe: Annotated[bool, typer.Option("--dedupe", help="leave out repeated completions of a problem")] = False,
+    max_per_problem: Annotated[int | None, typer.Option(min=1, help="rows of a problem at most")] = None,
+    pairs: Annotated[bool, typer.Option("--pairs", help="write pairs of a correct and a wrong completion")] = False,
+    labels: Annotated[bool, typer.Option("--labels", help="write completions with a label: correct or not")] = False,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="0: greedy; default: the run's, or 1")] = None,
+    top_p: TopP = None,
+    top_k: TopK = None,
+    max_completion_tokens: Budget = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="of the choice of problems, and of the samples")] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace the file if there is one")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a model's scored answers to training problems as a file of rows to learn from."""
+    from upweight.rollout_data import rollout
 
-    rows = [algorithm_row(method) for method in PRESETS.values()]
+    try:
+        found = rollout(
+            model,
+            out,
+            task,
+            *(options or ()),
+            config=config,
+            reward=reward,
+            n=n,
+            problems=problems,
+            keep=keep,
+            dedupe=dedupe,
+            max_per_problem=max_per_problem,
+            pairs=pairs,
+            labels=labels,
+            force=force,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            max_completion_tokens=max_completion_tokens,
+            seed=seed,
+        )
+    except KeyboardInterrupt:
+        print(f"upweight: interrupted; {out} was not written", file=sys.stderr)
+        raise typer.Exit(130) from None
     if as_json:
-        _print_json(rows)
+        _print_json(found)
         return
-    table = Table("name", "learns from", "advantage", "loss", "options and defaults", show_lines=True)
+    for line in rollout_lines(found):
+        print(line)
+
+
+@app.command()
+def explain(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Write out the loss that a run or a pipeline will minimise, with its numbers; runs nothing."""
+    from upweight import api
+
+    print(api.explain(config, *(overrides or ())))
+
+
+@app.command()
+def algorithms(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="explain this one; file.py:name works too")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the methods that a config may name, or explain one: formula, options, neighbours, traps, an example."""
+    from upweight import catalogue
+    from upweight.presets import PRESETS, algorithm
+
+    if name is not None:
+        method = algorithm(name)
+        if as_json:
+            _print_json(catalogue.explained_row(method, name))
+        else:
+            print("\n".join(catalogue.describe_method(method, name)))
+        return
+    if as_json:
+        _print_json([catalogue.method_row(method) for method in PRESETS.values()])
+        return
+    rows = [catalogue.summary(method) for method in PRESETS.values()]
+    table = Table(*rows[0], show_lines=True)
     for row in rows:
-        loss = "\n".join(f"{term['loss']}, {term['reduction']}" for term in row["terms"])
-        options = "\n".join(f"{name} = {value}" for name, value in row["options"].items())
-        table.add_row(*map(escape, (row["name"], row["source"], row["advantage"], loss, options)))
+        table.add_row(*map(escape, row.values()))
+    for column in table.columns:
+        column.no_wrap = column.header in ("name", "reduction")
     _show(table)
 
 
@@ -220,6 +300,24 @@ def accuracy_lines(found: Mapping[str, Any]) -> list[str]:
     lines += [f"mean of reward part {key[5:]}: {value:.3f}" for key, value in found.items() if key.startswith("part/")]
     length = f"{found['completion_tokens']:.1f} tokens an answer"
     return [*lines, f"{length}, {found['truncated_share']:.1%} cut off by the token budget"]
+
+
+def rollout_lines(found: Mapping[str, Any]) -> list[str]:
+    """What `rollout` wrote, and why it is not more."""
+    lines = [
+        f"{found['file']}: {found['rows']} {found['kind']} for {found['problems']} problems",
+        f"{found['sampled']} completions, {found['tokens']} tokens, {found['accuracy']:.1%} correct",
+    ]
+    reasons = {
+        "unsolved": "problems without a correct completion",
+        "without_pair": "problems without a correct and a wrong completion to pair",
+        "cut_off": "completions cut off by the token budget: left out",
+        "unusable": "completions that are blank, or refused when their text is read back: left out",
+        "duplicates": "repeated completions of a problem: left out",
+        "failed_rewards": "completions whose reward failed",
+        "retokenised": "of the completions in the file are read back as other tokens than were sampled",
+    }
+    return lines + [f"{found[key]} {text}" for key, text in reasons.items() if found[key]]
 
 
 def stage_table(summary: Mapping[str, Any]) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import chain
+from typing import Any
 
 import torch
 import transformers
@@ -16,24 +16,27 @@ from upweight.chat import check_template, stop_ids
 from upweight.config import Config
 from upweight.encode import Encoder
 from upweight.errors import UserError
-from upweight.evaluate import Evaluator
+from upweight.evaluate import Evaluator, PairEvaluator
 from upweight.learners.gloo import GlooLearner
 from upweight.learners.local import LocalLearner
 from upweight.learners.port import Learner
 from upweight.models.forward import context_length
 from upweight.models.load import load_model
+from upweight.models.networks import Network, PolicyNetwork, RewardNetwork, make_critic
+from upweight.models.reward import reward_model_from
 from upweight.records.run_dir import open_run
 from upweight.rewards.score import make_rewards
 from upweight.rollouts import RolloutMaker
 from upweight.run import Run
 from upweight.samplers.native import NativeSampler
 from upweight.samplers.port import Sampler
-from upweight.sources import DatasetSource, RolloutSource, Source
+from upweight.sources import DatasetSource, MixedSource, RolloutSource, Source
 from upweight.tasks.data import Need, TaskData
 from upweight.tasks.load import load_data
 from upweight.tasks.order import DrawOrder
 from upweight.train import Session
 from upweight.types import SamplingParams
+from upweight.update import Updater
 
 
 def build_session(config: Config, resume: bool = False) -> Session:
@@ -45,27 +48,42 @@ def build_session(config: Config, resume: bool = False) -> Session:
     if config.threads:
         torch.set_num_threads(config.threads)
     method = config.algorithm.resolve()
-    data = load_data(config.data, config.seed, need_of(method))
-    model, tokenizer = load_model(config.model, texts_of(data), config.seed)
+    data, beside = load_all(config, method)
+    model, tokenizer = load_model(config.model, texts_of([*data, *beside]), config.seed)
     encoder = make_encoder(config, model, tokenizer)
     maker = make_maker(config, model, tokenizer, encoder) if config.rewards.parts else None
     source = make_source(config, method, data, encoder, maker)
-    evaluator = make_evaluator(config, data, encoder, maker) if config.evaluate.every else None
+    if beside and method.streams():
+        pretrain = make_dataset(config, "demonstrations", beside, encoder, config.batch.pretrain_rows)
+        source = MixedSource(source, {"pretrain": pretrain})
+    evaluator: Evaluator | PairEvaluator | None = None
+    if config.evaluate.every and method.model == "reward":
+        evaluator = make_pair_evaluator(config, data, encoder)
+    elif config.evaluate.every:
+        evaluator = make_evaluator(config, data, encoder, maker)
     folder = open_run(config, resume)
     learner = make_learner(config, method, model, tokenizer)
-    return Session(config, method, source, learner, evaluator, Run(config, folder, learner))
+    updater = Updater(learner, method)
+    run = Run(config, folder, learner, {"source": source, "updater": updater})
+    return Session(config, source, learner, updater, evaluator, run)
 
 
 def need_of(method: Algorithm) -> Need:
     """Which rows of the data a method learns from."""
-    return "demonstrations" if method.source == "dataset" else "problems"
+    return "problems" if method.source == "rollouts" else method.source
+
+
+def load_all(config: Config, method: Algorithm) -> tuple[Sequence[TaskData], Sequence[TaskData]]:
+    """The data that the method learns from, and that of the stream `pretrain`, if there is one."""
+    data = load_data(config.data, config.seed, need_of(method))
+    beside = load_data(config.pretrain, config.seed, "demonstrations") if config.pretrain else ()
+    return data, beside
 
 
 def texts_of(data: Sequence[TaskData]) -> Iterator[str]:
-    """The text of every message: what a from-scratch tokenizer must be able to write."""
+    """The text of every message and completion: what a from-scratch tokenizer must be able to write."""
     for task in data:
-        rows = chain(task.problems, task.heldout)
-        for messages in chain((row.messages for row in rows), (row.messages for row in task.demonstrations)):
+        for messages in task.conversations():
             yield from (message["content"] for message in messages)
 
 
@@ -97,10 +115,10 @@ def make_source(
     config: Config, method: Algorithm, data: Sequence[TaskData], encoder: Encoder, maker: RolloutMaker | None
 ) -> Source:
     """The dataset's rows, or rollouts for its problems."""
+    need = need_of(method)
+    if need != "problems":
+        return make_dataset(config, need, data, encoder, config.batch.rows)
     weights = [task.weight for task in data]
-    if method.source == "dataset":
-        rows = [encoder.demonstrations(task.demonstrations, task.name) for task in data]
-        return DatasetSource(rows, DrawOrder([len(r) for r in rows], weights, config.seed), config.batch.rows)
     assert maker is not None  # the config insists on rewards where a method needs them
     prompts = [encoder.prompts(task.problems, task.name) for task in data]
     return RolloutSource(
@@ -110,8 +128,32 @@ def make_source(
         prompts_per_step=config.batch.prompts,
         group_size=config.batch.group_size,
         seed=config.seed,
+        filters=[step.call for step in method.active_filters()],
+        refill_limit=config.batch.refill_limit,
         shuffled=config.rewards.shuffled,
     )
+
+
+def make_dataset(
+    config: Config, need: Need, data: Sequence[TaskData], encoder: Encoder, units_per_step: int
+) -> DatasetSource:
+    """The encoded demonstrations, pairs or labelled rows of every task."""
+    encode = {
+        "demonstrations": lambda task: encoder.demonstrations(task.demonstrations, task.name),
+        "pairs": lambda task: encoder.pairs(task.pairs, task.name),
+        "labels": lambda task: encoder.labels(task.labels, task.name),
+    }[need]
+    units = [encode(task) for task in data]
+    order = DrawOrder([len(u) for u in units], [task.weight for task in data], config.seed)
+    return DatasetSource(units, order, units_per_step)
+
+
+def make_pair_evaluator(config: Config, data: Sequence[TaskData], encoder: Encoder) -> PairEvaluator:
+    """The evaluator of a reward model on held-out pairs. Raises UserError where there are none."""
+    pairs = [pair for task in data for pair in task.heldout_pairs][: config.evaluate.problems]
+    if not pairs:
+        raise UserError("evaluate.every is set but no pairs are held out: set data.heldout or evaluate.every=0")
+    return PairEvaluator(encoder.pairs(pairs, "held-out"))
 
 
 def make_evaluator(config: Config, data: Sequence[TaskData], encoder: Encoder, maker: RolloutMaker | None) -> Evaluator:
@@ -152,8 +194,8 @@ def learner_from_config(config: Config) -> LocalLearner:
     """The same learner in every process: a config is all that a rank needs."""
     quiet_libraries()
     method = config.algorithm.resolve()
-    data = load_data(config.data, config.seed, need_of(method))
-    model, tokenizer = load_model(config.model, texts_of(data), config.seed)
+    data, beside = load_all(config, method)
+    model, tokenizer = load_model(config.model, texts_of([*data, *beside]), config.seed)
     return local_learner(config, method, model, tokenizer)
 
 
@@ -161,17 +203,40 @@ def local_learner(
     config: Config, method: Algorithm, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> LocalLearner:
     """The learner of one process; the starting model is kept when a term or a metric will ask for it."""
-    reference = method.needs("ref_logprobs") or config.records.kl_every > 0
+    network = make_network(config, method, model, tokenizer)
+    reference = None
+    if method.needs("ref_logprobs") or (config.records.kl_every > 0 and method.model == "policy"):
+        start = copy.deepcopy(model).requires_grad_(False)
+        reference = PolicyNetwork(start, tokenizer, temperature=_temperature(config, method), **_layout(config))
+    critic = config.optimizer.model_copy(update={"lr": config.critic.lr or config.optimizer.lr})
     return LocalLearner(
-        model,
-        tokenizer,
+        network,
         method.active_terms(),
-        reference=copy.deepcopy(model).requires_grad_(False) if reference else None,
-        temperature=config.sampling.temperature if method.source == "rollouts" else 1.0,
+        reference=reference,
+        reference_moves=method.reference_every > 0,
         total_steps=config.steps * method.steps_per_batch(),
-        optimizer=config.optimizer,
+        optimizers={"policy": config.optimizer, "critic": critic},
         limits=config.learner,
     )
+
+
+def make_network(
+    config: Config, method: Algorithm, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> Network:
+    """What is trained: the policy, with a critic where the method has one, or a reward model made of it."""
+    if method.model == "reward":
+        return RewardNetwork(*reward_model_from(model, tokenizer, config.seed), **_layout(config))
+    critic = make_critic(model, config.critic.share_trunk) if method.critic else None
+    temperature = _temperature(config, method)
+    return PolicyNetwork(model, tokenizer, critic=critic, temperature=temperature, **_layout(config))
+
+
+def _temperature(config: Config, method: Algorithm) -> float:
+    return config.sampling.temperature if method.source == "rollouts" else 1.0
+
+
+def _layout(config: Config) -> dict[str, Any]:
+    return {"pad_multiple": config.learner.pad_multiple, "packing": config.learner.packing}
 
 
 def quiet_libraries() -> None:

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from upweight.algorithms import Algorithm, algorithm
+from upweight.algorithms import Algorithm
+from upweight.presets import algorithm
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -70,7 +71,7 @@ class ArithmeticTask(Section):
     digits: Annotated[int, Field(ge=1, le=9)] = Field(2, description="operands have at most this many digits")
     steps: bool = Field(False, description="demonstrations show worked steps in <think> tags")
     tags: bool = Field(True, description="the answer is wanted in <answer> tags")
-    demonstrations: Positive = Field(1000, description="size of the fixed set for supervised fine-tuning")
+    demonstrations: Positive = Field(1000, description="demonstrations, pairs or labelled answers of the fixed set")
     problems: Positive = Field(10000, description="distinct training problems at most")
     weight: Weight = 1.0
 
@@ -97,7 +98,9 @@ class Gsm8kTask(Section):
 class RowsTask(Section):
     """The user's own rows: JSONL, Parquet or a Hub id.
 
-    Problems have `prompt` or `messages`, and `answer`; demonstrations have `messages`, or `prompt` and `completion`.
+    Problems have `prompt` or `messages`, and `answer`; demonstrations have `messages`, or `prompt` and `completion`;
+    pairs have `prompt`, `chosen` and `rejected`, and may have a `margin`; labelled rows have `prompt`, `completion` and
+    `label`. A prompt is text or a list of turns; `chosen` and `rejected` may be whole conversations without a `prompt`.
     """
 
     task: Literal["rows"] = Field("rows", description="may be left out")
@@ -112,7 +115,7 @@ TaskConfig = Annotated[ArithmeticTask | CountdownTask | Gsm8kTask | RowsTask, Fi
 
 
 class DataConfig(Section):
-    """Where problems and demonstrations come from. One task may be written straight into `[data]`."""
+    """Where problems, demonstrations, pairs or labelled completions come from. One task may be written straight into `[data]`."""
 
     mixture: Annotated[tuple[TaskConfig, ...], Field(min_length=1)]
     on_bad_row: Literal["error", "skip"] = Field("error", description="a bad row ends the run, or is counted")
@@ -160,9 +163,15 @@ class RewardsConfig(Section):
 class BatchConfig(Section):
     """Size of a step: `rows` of a dataset, or `group_size` completions for each of `prompts`."""
 
-    rows: Positive = Field(64, description="demonstrations of a batch, where a dataset is learned from")
+    rows: Positive = Field(64, description="demonstrations, pairs or labelled rows of a batch, where a dataset is used")
     prompts: Positive = Field(32, description="prompts of a batch, where rollouts are learned from")
     group_size: Positive = Field(8, description="completions sampled for each prompt")
+    refill_limit: Positive = Field(
+        20, description="prompts drawn for a batch whose groups are filtered, at most this times `prompts`"
+    )
+    pretrain_rows: Positive = Field(
+        32, description="rows of `[pretrain]` beside each batch, where a term asks for them"
+    )
 
 
 class SamplingConfig(Section):
@@ -205,11 +214,19 @@ class OptimizerConfig(Section):
     final_lr_share: Share = Field(0.0, description="learning rate at the end, as a share of `lr`")
 
 
+class CriticConfig(Section):
+    """The value function of methods that have one."""
+
+    share_trunk: bool = Field(False, description="a head on the policy instead of a network of its own")
+    lr: Annotated[float, Field(gt=0)] | None = Field(None, description="its learning rate; default: `optimizer.lr`")
+
+
 class LearnerConfig(Section):
     """How one optimizer step is computed."""
 
     tokens_per_microbatch: Positive = Field(16384, description="prompt + completion tokens of one forward pass")
     pad_multiple: Positive = Field(1, description="padded widths are multiples of this; 8 or 64 suits a GPU")
+    packing: bool = Field(False, description="several rows share a padded sequence, without seeing each other")
     ranks: Positive = Field(1, description="processes that share the rows of a step")
     max_skipped_steps: Positive = Field(5, description="non-finite steps in a row before the run stops")
 
@@ -244,7 +261,7 @@ class RecordsConfig(Section):
 
 
 class AlgorithmConfig(BaseModel):
-    """The preset's name; every other key overrides one of its options."""
+    """A preset's name, or `file.py:name` for a method of one's own; every other key overrides one of its options."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     name: str
@@ -263,13 +280,17 @@ class Config(Section):
     steps: Positive = Field(description="batches; optimizer steps are this times inner_epochs times minibatches")
     max_seconds: Annotated[float, Field(gt=0)] | None = Field(None, description="stop training after this long")
     threads: Positive | None = Field(None, description="CPU threads; default: all cores")
-    algorithm: AlgorithmConfig = Field(description="a preset's name, or a table of `name` and its options")
+    algorithm: AlgorithmConfig = Field(
+        description="a preset's name or the user's `file.py:name`, or a table of `name` and options"
+    )
     model: ModelConfig
     data: DataConfig
+    pretrain: DataConfig | None = Field(None, description="demonstrations of the stream `pretrain`, like `[data]`")
     rewards: RewardsConfig = RewardsConfig()
     batch: BatchConfig = BatchConfig()
     sampling: SamplingConfig = SamplingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    critic: CriticConfig = CriticConfig()
     learner: LearnerConfig = LearnerConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -290,7 +311,17 @@ class Config(Section):
                 f"{method.name} compares the completions of a prompt with each other, so batch.group_size must be at "
                 f"least 2, not {self.batch.group_size}"
             )
-        rows = self.batch.rows if method.source == "dataset" else self.batch.prompts
+        if (
+            any(term.reduction == "constant_length" for term in method.active_terms())
+            and not method.constant_length
+            and method.source != "rollouts"
+        ):
+            raise ValueError("algorithm.constant_length has no default where nothing is sampled: set it, in tokens")
+        if method.streams() and self.pretrain is None:
+            raise ValueError(
+                f"{method.name} has a term on the stream 'pretrain': say where it comes from in [pretrain]"
+            )
+        rows = self.batch.prompts if method.source == "rollouts" else self.batch.rows
         if method.minibatches > rows:
             raise ValueError(f"algorithm.minibatches is {method.minibatches}, more than the {rows} there are to divide")
         return self

@@ -1,24 +1,25 @@
-"""Problems and demonstrations as token ids, with every row that does not fit counted and never cut."""
+"""Rows of data as token ids, with every row that does not fit counted and never cut."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from upweight.chat import encode_demonstration, encode_prompt
+from upweight.chat import Encoded, encode_answer, encode_demonstration, encode_prompt
 from upweight.errors import UserError
 from upweight.tasks.bad_rows import BadRows, OnBadRow
-from upweight.types import Demonstration, Problem, Prompt
+from upweight.types import Demonstration, LabelledCompletion, Message, PreferencePair, Problem, Prompt
 
-Row = TypeVar("Row")
+Item = TypeVar("Item", Problem, Demonstration, PreferencePair, LabelledCompletion)
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
-class DemonstrationRow:
-    """A tokenised demonstration: mask False where the token is not the assistant's."""
+class EncodedRow:
+    """A tokenised prompt with its completion: mask False where the token is not the assistant's."""
 
     id: str
     prompt_ids: tuple[int, ...]
@@ -27,8 +28,19 @@ class DemonstrationRow:
 
 
 @dataclass(frozen=True)
+class Unit:
+    """The rows that a loss couples, and what is known of each: `columns[name][i]` belongs to `rows[i]`."""
+
+    rows: tuple[EncodedRow, ...]
+    columns: Mapping[str, tuple[float | bool, ...]]
+
+
+@dataclass(frozen=True)
 class Encoder:
-    """Renders and tokenises for one model. `context` is the longest sequence that it can read."""
+    """Renders and tokenises for one model. `context` is the longest sequence that it can read.
+
+    Each method raises UserError by the policy for bad rows, and where no row is left.
+    """
 
     tokenizer: PreTrainedTokenizerBase
     stop_ids: frozenset[int]
@@ -36,53 +48,75 @@ class Encoder:
     on_bad_row: OnBadRow
 
     def prompts(self, problems: Sequence[Problem], where: str) -> list[Prompt]:
-        """Prompts that leave room for a completion. Raises UserError by the policy for bad rows."""
-        bad = BadRows(self.on_bad_row, where)
-        prompts = []
-        for problem in problems:
-            try:
-                ids = encode_prompt(self.tokenizer, problem.messages)
-            except ValueError as error:
-                bad.add(problem.id, str(error))
-                continue
-            fault = self._fault(ids, len(ids) + 1)
-            if fault:
-                bad.add(problem.id, fault)
-            else:
-                prompts.append(Prompt(problem.id, problem.messages, ids, problem.answer, problem.fields))
-        bad.finish(len(problems))
-        return _some(prompts, where)
+        """Prompts that leave room for a completion."""
+        return self._each(self._prompt, problems, where)
 
-    def demonstrations(self, demonstrations: Sequence[Demonstration], where: str) -> list[DemonstrationRow]:
-        """Rows whose assistant turns are trained. Raises UserError by the policy for bad rows."""
-        bad = BadRows(self.on_bad_row, where)
-        rows = []
-        for demonstration in demonstrations:
-            try:
-                prompt, tokens, mask = encode_demonstration(self.tokenizer, demonstration.messages, self.stop_ids)
-            except ValueError as error:
-                bad.add(demonstration.id, str(error))
-                continue
-            fault = self._fault((*prompt, *tokens), len(prompt) + len(tokens))
-            if fault:
-                bad.add(demonstration.id, fault)
-            else:
-                rows.append(DemonstrationRow(demonstration.id, tuple(prompt), tuple(tokens), tuple(mask)))
-        bad.finish(len(demonstrations))
-        return _some(rows, where)
+    def demonstrations(self, demonstrations: Sequence[Demonstration], where: str) -> list[Unit]:
+        """Units of one row, whose assistant turns are trained."""
+        return self._each(self._demonstration, demonstrations, where)
 
-    def _fault(self, ids: Sequence[int], needed: int) -> str | None:
+    def pairs(self, pairs: Sequence[PreferencePair], where: str) -> list[Unit]:
+        """Units of two rows, ID+ and ID-, after the same prompt: `chosen` is True for the first, `margin` is both's.
+
+        A pair whose answers come to the same tokens is a bad row.
+        """
+        return self._each(self._pair, pairs, where)
+
+    def labels(self, labels: Sequence[LabelledCompletion], where: str) -> list[Unit]:
+        """Units of one row with its `label`."""
+        return self._each(self._labelled, labels, where)
+
+    def _each(self, encode: Callable[[Item], Made], items: Sequence[Item], where: str) -> list[Made]:
+        bad = BadRows(self.on_bad_row, where)
+        encoded = []
+        for item in items:
+            try:
+                encoded.append(encode(item))
+            except ValueError as error:
+                bad.add(item.id, str(error))
+        bad.finish(len(items))
+        if not encoded:
+            raise UserError(f"{where}: no usable row is left to learn from or to evaluate on")
+        return encoded
+
+    def _prompt(self, problem: Problem) -> Prompt:
+        ids = encode_prompt(self.tokenizer, problem.messages)
+        self._check(ids, len(ids) + 1)
+        return Prompt(problem.id, problem.messages, ids, problem.answer, problem.fields)
+
+    def _demonstration(self, demonstration: Demonstration) -> Unit:
+        encoded = encode_demonstration(self.tokenizer, demonstration.messages, self.stop_ids)
+        return Unit((self._row(demonstration.id, encoded),), {})
+
+    def _pair(self, pair: PreferencePair) -> Unit:
+        chosen = self._answer(f"{pair.id}+", pair.messages, pair.chosen)
+        rejected = self._answer(f"{pair.id}-", pair.messages, pair.rejected)
+        if chosen.prompt_ids != rejected.prompt_ids:
+            raise ValueError("its chosen and its rejected answer come after different prompts once they are tokens")
+        if chosen.token_ids == rejected.token_ids:
+            raise ValueError("its chosen and its rejected answer come to the same tokens")
+        return Unit((chosen, rejected), {"chosen": (True, False), "margin": (pair.margin, pair.margin)})
+
+    def _labelled(self, labelled: LabelledCompletion) -> Unit:
+        row = self._answer(labelled.id, labelled.messages, labelled.completion)
+        return Unit((row,), {"label": (labelled.label,)})
+
+    def _answer(self, id: str, messages: Sequence[Message], completion: str) -> EncodedRow:
+        """A row of which the completion alone is trained: what the assistant said before it is prompt."""
+        answered = (*messages, {"role": "assistant", "content": completion})
+        return self._row(id, encode_answer(self.tokenizer, answered, self.stop_ids))
+
+    def _row(self, id: str, encoded: Encoded) -> EncodedRow:
+        prompt, tokens, mask = encoded
+        self._check((*prompt, *tokens), len(prompt) + len(tokens))
+        return EncodedRow(id, prompt, tokens, mask)
+
+    def _check(self, ids: Sequence[int], needed: int) -> None:
+        """Raises ValueError, with a reason for the row, for tokens that the model cannot learn from."""
         if not ids:
-            return "it has no tokens"
+            raise ValueError("it has no tokens")
         if needed > self.context:
-            return f"it needs {needed} tokens, more than the model's context of {self.context}"
+            raise ValueError(f"it needs {needed} tokens, more than the model's context of {self.context}")
         unknown = self.tokenizer.unk_token_id
         if unknown is not None and unknown in ids:
-            return "it has characters that the tokenizer does not know"
-        return None
-
-
-def _some(rows: list[Row], where: str) -> list[Row]:
-    if not rows:
-        raise UserError(f"{where}: no usable row is left to learn from or to evaluate on")
-    return rows
+            raise ValueError("it has characters that the tokenizer does not know")

@@ -14,13 +14,16 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from upweight.algorithms import Algorithm
-from upweight.config import Config, ModelConfig
+from upweight.config import DataConfig, ModelConfig
 from upweight.errors import UserError
 from upweight.models.build import build_config, build_tokenizer
 from upweight.models.head import CHUNK_BYTES
+from upweight.tasks.data import Need
 from upweight.tasks.files import is_local
 from upweight.tasks.load import load_data
+from upweight.types import Demonstration, LabelledCompletion, PreferencePair, Problem
+
+Unit = Problem | Demonstration | PreferencePair | LabelledCompletion
 
 LIBRARIES_BYTES = 600 * 2**20  # Python, torch and transformers before the first tensor of ours
 CORE_FLOPS = 25e9  # nominal float32 rate of one core in large matrix products
@@ -35,12 +38,13 @@ LOOKED_AT = 256  # rows whose length is looked at
 
 @dataclass(frozen=True)
 class DataLook:
-    """What is known of the data without a connection. `rows` is None when it would have to be fetched.
+    """What is known of the data without a connection. `units` is None when it would have to be fetched.
 
-    Token counts are means, guessed from characters; `completion_tokens` is that of demonstrations, else 0.
+    A unit is a problem, a demonstration, a labelled completion, or a pair, which is two rows. Token counts are means a
+    row, guessed from characters; `completion_tokens` is 0 where completions are sampled.
     """
 
-    rows: int | None
+    units: int | None
     prompt_tokens: float
     completion_tokens: float
     texts: tuple[str, ...]
@@ -48,9 +52,13 @@ class DataLook:
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What the estimates need to know of a model. `kv_width` is kv heads times head size."""
+    """What the estimates need to know of a model. `kv_width` is kv heads times head size.
+
+    `trunk_parameters` are those without an output head of its own: what a critic or a reward model is made of.
+    """
 
     parameters: int
+    trunk_parameters: int
     layers: int
     width: int
     kv_width: int
@@ -65,11 +73,14 @@ class Load:
     """What a run asks of its model; tokens are at most or on average, as the plan has found them.
 
     `rows_at_once` are decoded together, each `sequence_tokens` long at the end. `microbatch_tokens` share a forward
-    pass, of which `scored_tokens` go through the output head.
+    pass, of which `scored_tokens` go through the output head. `critic` is one with a trunk of its own; a `scorer` is a
+    reward model, which has no output head.
     """
 
     ranks: int
     reference: bool
+    critic: bool
+    scorer: bool
     sampler: bool
     rows_at_once: int
     sequence_tokens: int
@@ -77,24 +88,31 @@ class Load:
     scored_tokens: int
 
 
-def look_at_data(config: Config, method: Algorithm, model: ModelConfig) -> DataLook:
+def look_at_data(data: DataConfig, need: Need, model: ModelConfig, seed: int) -> DataLook:
     """Counts and lengths of data that is generated or lies in files; nothing is fetched.
 
     Raises UserError for local data that is missing or cannot be read.
     """
-    imitates = method.source == "dataset"
-    if not all(_is_at_hand(task) for task in config.data.mixture):
-        return DataLook(None, ASSUMED_PROMPT_TOKENS, ASSUMED_ROW_TOKENS if imitates else 0, ())
-    data = load_data(config.data, config.seed, "demonstrations" if imitates else "problems")
-    rows = [row.messages for task in data for row in (task.demonstrations if imitates else task.problems)]
-    looked = rows[:: max(1, len(rows) // LOOKED_AT)]
-    whole = sum(_tokens(message["content"], model) for row in looked for message in row) / len(looked)
-    # The last turn is the answer to imitate, and ends with a stop token.
-    answer = sum(1 + _tokens(row[-1]["content"], model) for row in looked) / len(looked) if imitates else 0
-    asked = [row.messages for task in data for row in (*task.problems, *task.heldout)]
-    shown = [row.messages for task in data for row in task.demonstrations]
-    texts = tuple(message["content"] for messages in (*asked, *shown) for message in messages)
-    return DataLook(len(rows), whole + imitates - answer, answer, texts)
+    if not all(_is_at_hand(task) for task in data.mixture):
+        return DataLook(None, ASSUMED_PROMPT_TOKENS, 0 if need == "problems" else ASSUMED_ROW_TOKENS, ())
+    tasks = load_data(data, seed, need)
+    units = [unit for task in tasks for unit in getattr(task, need)]
+    looked = [row for unit in units[:: max(1, len(units) // LOOKED_AT)] for row in _rows(unit)]
+    asked = sum(_tokens(text, model) for prompt, _ in looked for text in prompt) / len(looked)
+    # A completion that is learned from ends with a stop token.
+    answers = [1 + _tokens(answer, model) for _, answer in looked if answer is not None]
+    texts = tuple(message["content"] for task in tasks for messages in task.conversations() for message in messages)
+    return DataLook(len(units), asked, sum(answers) / len(looked), texts)
+
+
+def _rows(unit: Unit) -> list[tuple[list[str], str | None]]:
+    """The prompt's texts and the answer of each row of a unit; a problem has no answer yet."""
+    texts = [message["content"] for message in unit.messages]
+    if isinstance(unit, Demonstration):
+        return [(texts[:-1], texts[-1])]  # the last turn is the answer to imitate
+    if isinstance(unit, PreferencePair):
+        return [(texts, unit.chosen), (texts, unit.rejected)]
+    return [(texts, unit.completion if isinstance(unit, LabelledCompletion) else None)]
 
 
 def _is_at_hand(task: object) -> bool:
@@ -119,9 +137,13 @@ def model_size(model: ModelConfig, texts: Iterable[str] = ()) -> ModelSize:
     with torch.device("meta"):
         shell = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
     heads = text.num_attention_heads
+    head = shell.get_output_embeddings()
+    own_head = head is not None and head.weight is not shell.get_input_embeddings().weight
     head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
+    parameters = sum(parameter.numel() for parameter in shell.parameters())
     return ModelSize(
-        parameters=sum(parameter.numel() for parameter in shell.parameters()),
+        parameters=parameters,
+        trunk_parameters=parameters - (sum(p.numel() for p in head.parameters()) if own_head else 0),
         layers=text.num_hidden_layers,
         width=text.hidden_size,
         kv_width=(getattr(text, "num_key_value_heads", None) or heads) * head_size,
@@ -153,18 +175,21 @@ def _read_config(model: ModelConfig) -> Any:
 
 def memory_parts(size: ModelSize, load: Load) -> dict[str, int]:
     """Bytes by part, all ranks together, when each is at its largest; they do not all peak at once."""
-    model = size.parameters * size.bytes_per_number
+    whole, trunk = (count * size.bytes_per_number for count in (size.parameters, size.trunk_parameters))
+    model = trunk if load.scorer else whole
+    networks = 2 if load.critic else 1
     parts = {
         "policy": load.ranks * model,
         "gradient": load.ranks * model,
         "AdamW moments": load.ranks * ADAM_MOMENTS * model,
-        "reference": load.ranks * model * load.reference,
-        "activations of one micro-batch": load.ranks * load.microbatch_tokens * activation_bytes(size),
-        "log-prob head": load.ranks * head_bytes(size, load.scored_tokens),
+        "critic, its gradient and AdamW moments": load.ranks * (2 + ADAM_MOMENTS) * trunk * load.critic,
+        "reference": load.ranks * whole * load.reference,
+        "activations of one micro-batch": load.ranks * networks * load.microbatch_tokens * activation_bytes(size),
+        "log-prob head": load.ranks * head_bytes(size, load.scored_tokens) * (not load.scorer),
         "Python and libraries": load.ranks * LIBRARIES_BYTES,
     }
     if load.sampler:
-        parts["sampler's copy of the policy"] = model
+        parts["sampler's copy of the policy"] = whole
         parts["KV cache"] = load.rows_at_once * load.sequence_tokens * kv_bytes(size)
         # Logits and log-probs in float32, probabilities and their running sum in float64.
         parts["sampler's next-token distributions"] = load.rows_at_once * size.vocabulary * (4 + 4 + 8 + 8)

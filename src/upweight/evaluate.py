@@ -6,8 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
+from upweight.batches import batch_of_units
 from upweight.config import EvaluateConfig
+from upweight.encode import Unit
 from upweight.learners.port import Learner
 from upweight.rewards.score import Rewards
 from upweight.rollouts import RolloutMaker
@@ -60,6 +63,24 @@ class Evaluator:
         if maker.on_failure == "drop":
             maker = replace(maker, on_failure="zero")  # a problem that is dropped would flatter the accuracy
         return maker.collect(list(enumerate(self.prompts)), samples, self.seed, EVALUATION_STEP).rollouts
+
+
+@dataclass(frozen=True)
+class PairEvaluator:
+    """How often a reward model ranks held-out pairs as they were marked."""
+
+    units: Sequence[Unit]
+
+    def __call__(self, learner: Learner, version: int) -> dict[str, float]:
+        """Share of pairs whose chosen completion has the higher score, with its interval."""
+        batch = batch_of_units(self.units)
+        scores = torch.stack(
+            [row[mask][-1] for row, mask in zip(learner.score(batch, "reward"), batch.loss_mask, strict=True)]
+        )
+        chosen = batch.row_columns["chosen"]
+        accuracy = float((scores[chosen] > scores[~chosen]).double().mean())
+        low, high = wilson_interval(accuracy, len(self.units))
+        return {"eval/pair_accuracy": accuracy, "eval/pair_accuracy_low": low, "eval/pair_accuracy_high": high}
 
 
 def greedy_metrics(rollouts: Sequence[Rollout], rewards: Rewards) -> dict[str, float]:

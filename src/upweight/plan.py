@@ -24,20 +24,30 @@ from upweight.estimate import (
     nominal_flops,
     pass_seconds,
 )
+from upweight.passes import keeps_reference, passes, scores_old
 from upweight.records.progress import duration
+
+UNITS = {"rollouts": "prompt", "demonstrations": "demonstration", "pairs": "pair", "labels": "labelled completion"}
+ROWS_OF_UNIT = {"pairs": 2}
 
 
 @dataclass(frozen=True)
 class BatchPlan:
     """Batch arithmetic. `rows` are the completions, or rows of the dataset, of one batch; a step uses one batch.
 
-    `tokens` are those of a batch with its prompts: at most where completions are sampled, about where they are data.
+    A `unit` is a prompt with its group, or a demonstration, a labelled completion, or a pair, which is two rows.
+    `tokens` are those of the rows with their prompts: at most where completions are sampled, about where they are data.
+    `beside_rows` are demonstrations of other streams, and `beside_tokens` theirs.
     """
 
     steps: int
+    unit: str
+    units: int
     prompts: int | None
     group_size: int | None
     rows: int
+    beside_rows: int
+    beside_tokens: int
     prompt_tokens: float
     completion_tokens: float
     tokens: int
@@ -46,7 +56,7 @@ class BatchPlan:
     microbatches: int
     optimizer_steps: int
     total_rows: int
-    data_rows: int | None
+    data_units: int | None
     epochs: float | None
 
 
@@ -76,12 +86,14 @@ def make_plan(config: Config, model: ModelConfig | None = None) -> Plan:
     out.
     """
     method = config.algorithm.resolve()
-    look = look_at_data(config, method, model or config.model)
-    batch = batch_plan(config, method, look)
+    start = model or config.model
+    look = look_at_data(config.data, "problems" if method.source == "rollouts" else method.source, start, config.seed)
+    beside = look_at_data(config.pretrain, "demonstrations", start, config.seed) if config.pretrain else None
+    batch = batch_plan(config, method, look, beside if method.streams() else None)
     flops, machine = nominal_flops(config.model, config.threads or os.cpu_count() or 1)
     size, unknown = None, ""
     try:
-        size = model_size(model or config.model, look.texts)
+        size = model_size(start, (*look.texts, *(beside.texts if beside else ())))
     except UserError as error:
         unknown = str(error)
     return Plan(
@@ -97,93 +109,61 @@ def make_plan(config: Config, model: ModelConfig | None = None) -> Plan:
     )
 
 
-def batch_plan(config: Config, method: Algorithm, look: DataLook) -> BatchPlan:
-    """The arithmetic of a batch, of the optimizer steps made with it, and of the whole run."""
+def batch_plan(config: Config, method: Algorithm, look: DataLook, beside: DataLook | None = None) -> BatchPlan:
+    """The arithmetic of a batch, of the optimizer steps made with it, and of the whole run.
+
+    `beside` is the data of another stream, which adds rows to every batch.
+    """
     sampled = method.source == "rollouts"
     units = config.batch.prompts if sampled else config.batch.rows
-    rows = units * config.batch.group_size if sampled else units
+    a_unit = config.batch.group_size if sampled else ROWS_OF_UNIT.get(method.source, 1)
+    rows = units * a_unit
     completion = config.sampling.max_completion_tokens if sampled else look.completion_tokens
-    row_tokens = look.prompt_tokens + completion
-    in_step = math.ceil(units / method.minibatches) * (rows // units)
-    drawn = config.steps * units
+    tokens = math.ceil(rows * (look.prompt_tokens + completion))
+    more = config.batch.pretrain_rows if beside else 0
+    more_tokens = math.ceil(more * (beside.prompt_tokens + beside.completion_tokens)) if beside else 0
+    in_step = math.ceil(units / method.minibatches) * a_unit
     return BatchPlan(
         steps=config.steps,
+        unit=UNITS[method.source],
+        units=units,
         prompts=units if sampled else None,
         group_size=config.batch.group_size if sampled else None,
         rows=rows,
+        beside_rows=more,
+        beside_tokens=more_tokens,
         prompt_tokens=look.prompt_tokens,
         completion_tokens=completion,
-        tokens=math.ceil(rows * row_tokens),
+        tokens=tokens,
         optimizer_steps_per_batch=method.steps_per_batch(),
         rows_per_optimizer_step=in_step,
-        microbatches=math.ceil(in_step * row_tokens / config.learner.tokens_per_microbatch),
+        microbatches=math.ceil((tokens + more_tokens) * in_step / rows / config.learner.tokens_per_microbatch),
         optimizer_steps=config.steps * method.steps_per_batch(),
         total_rows=config.steps * rows,
-        data_rows=look.rows,
-        epochs=drawn / look.rows if look.rows else None,
+        data_units=look.units,
+        epochs=config.steps * units / look.units if look.units else None,
     )
 
 
-def passes(config: Config, method: Algorithm) -> tuple[str, ...]:
-    """What is computed for each batch, and why other things are not."""
-    steps = method.steps_per_batch()
-    if method.source == "rollouts":
-        yes = f"sampling: each prompt is read once for its {config.batch.group_size} completions"
-        sampling = f"{yes}; the sampler has a copy of the policy, loaded and proven after every step"
-    else:
-        sampling = "no sampling: the rows are a dataset's"
-    if not method.needs("old_logprobs"):
-        old = "no pass for old log-probs: the objective has no ratio"
-    elif steps > 1:
-        old = f"one pass for old log-probs, since {steps} optimizer steps use a batch"
-    else:
-        old = "no pass for old log-probs: one optimizer step a batch, so old is current"
-    training = f"training: one forward and one backward pass over every row, {_times(method.inner_epochs)} a batch"
-    found = (sampling, old, _reference_pass(config, method), training, _evaluation(config))
-    return tuple(line for line in found if line)
-
-
-def _reference_pass(config: Config, method: Algorithm) -> str:
-    every = config.records.kl_every
-    if method.needs("ref_logprobs"):
-        return "one pass of the starting model, which a term of the loss compares with"
-    because = "kl_coef is 0" if any(term.name == "kl" for term in method.terms) else f"{method.name} has no KL term"
-    if not every:
-        return f"no pass of the starting model, and no copy of it: {because} and records.kl_every is 0"
-    return (
-        f"no pass of the starting model for the loss ({because}), but one every {every} steps for the metric "
-        "train/kl_to_start; records.kl_every = 0 saves it and a copy of the model"
-    )
-
-
-def _evaluation(config: Config) -> str:
-    settings = config.evaluate
-    if not settings.every:
-        return "no held-out evaluation: evaluate.every is 0"
-    sampled = f" and {settings.samples} sampled answers" if settings.samples else ""
-    return (
-        f"evaluation: one greedy{sampled or ' answer'} to each of at most {settings.problems} held-out problems, "
-        f"at the start, every {settings.every} steps and at the end"
-    )
-
-
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
-
-
-def _eval_answers(config: Config) -> int:
-    return config.evaluate.problems * (1 + config.evaluate.samples) if config.evaluate.every else 0
+def _eval_answers(config: Config, method: Algorithm) -> int:
+    if not config.evaluate.every or method.model == "reward":
+        return 0
+    return config.evaluate.problems * (1 + config.evaluate.samples)
 
 
 def _load(config: Config, method: Algorithm, batch: BatchPlan, size: ModelSize) -> Load:
-    sampled = batch.rows if method.source == "rollouts" else 0
-    widest = max(sampled, config.evaluate.problems * max(1, config.evaluate.samples) if config.evaluate.every else 0)
+    answers = _eval_answers(config, method)
+    widest = max(batch.rows if batch.group_size else 0, answers - config.evaluate.problems if answers else 0)
+    widest = max(widest, config.evaluate.problems if answers else 0)
     longest = math.ceil(batch.prompt_tokens) + config.sampling.max_completion_tokens
     row_tokens = batch.prompt_tokens + batch.completion_tokens
-    tokens = min(config.learner.tokens_per_microbatch, math.ceil(batch.rows_per_optimizer_step * row_tokens))
+    share = batch.rows_per_optimizer_step / batch.rows
+    tokens = min(config.learner.tokens_per_microbatch, math.ceil((batch.tokens + batch.beside_tokens) * share))
     return Load(
         ranks=config.learner.ranks,
-        reference=method.needs("ref_logprobs") or config.records.kl_every > 0,
+        reference=keeps_reference(config, method),
+        critic=method.critic and not config.critic.share_trunk,
+        scorer=method.model == "reward",
         sampler=bool(config.rewards.parts),
         rows_at_once=min(config.sampling.max_rows, widest),
         sequence_tokens=min(longest, size.context or longest),
@@ -193,23 +173,35 @@ def _load(config: Config, method: Algorithm, batch: BatchPlan, size: ModelSize) 
 
 
 def _seconds(config: Config, method: Algorithm, batch: BatchPlan, size: ModelSize, flops: float) -> dict[str, float]:
-    """Seconds of the whole run by phase: 2 flops a parameter and token read or sampled, 6 when trained on."""
+    """Seconds of the whole run by phase: 2 flops a parameter and token read or sampled, 6 when trained on.
+
+    A critic with a trunk of its own is one more model to score and to train. What a filter makes the sampler draw
+    again is not in it, since nobody knows how much that is.
+    """
     seconds = pass_seconds(size, flops)
     longest, most = config.sampling.max_completion_tokens, config.sampling.max_rows
     per_epoch = batch.microbatches * method.minibatches
-    scored = seconds(2 * batch.tokens, per_epoch)
-    found = {"training": batch.steps * method.inner_epochs * seconds(6 * batch.tokens, 3 * per_epoch)}
+    scored = batch.steps * seconds(2 * batch.tokens, per_epoch)
+    networks = 2 if method.critic and not config.critic.share_trunk else 1
+    trained = seconds(6 * (batch.tokens + batch.beside_tokens), 3 * per_epoch)
+    found = {"training": batch.steps * method.inner_epochs * networks * trained}
     if method.source == "rollouts":
         prefill = (batch.prompts or 0) * batch.prompt_tokens
         sampled = seconds(2 * (prefill + batch.rows * longest), longest * math.ceil(batch.rows / most))
-        found["sampling"] = batch.steps * sampled
-    if method.needs("old_logprobs") and method.steps_per_batch() > 1:
-        found["old log-probs"] = batch.steps * scored
+        refused = ", without what the filter refuses" if method.active_filters() else ""
+        found[f"sampling{refused}"] = batch.steps * sampled
+    if scores_old(method):
+        found["old log-probs"] = scored
+    if method.critic:
+        found["the critic's values"] = scored
     every = 1 if method.needs("ref_logprobs") else config.records.kl_every
-    if every:
-        found["starting model's log-probs"] = math.ceil(batch.steps / every) * scored
-    if config.evaluate.every:
-        answers = _eval_answers(config)
+    if every and keeps_reference(config, method):
+        found["starting model's log-probs"] = math.ceil(batch.steps / every) * scored / batch.steps
+    for statistic in method.statistics:
+        models = 1 + (statistic.mismatched and method.needs("ref_logprobs"))
+        found[statistic.column] = method.inner_epochs * models * scored
+    answers = _eval_answers(config, method)
+    if answers:
         once = seconds(2 * answers * longest, longest * (1 + math.ceil(answers / most)))
         found["evaluation"] = (1 + math.ceil(batch.steps / config.evaluate.every)) * once
     return found
@@ -237,7 +229,7 @@ def describe(plan: Plan) -> list[str]:
 
 
 def _describe_batch(batch: BatchPlan) -> list[str]:
-    prompt = f"{batch.prompt_tokens:,.0f} tokens a prompt, {'guessed from the text' if batch.data_rows else 'assumed'}"
+    prompt = f"{batch.prompt_tokens:,.0f} tokens a prompt, {'guessed from the text' if batch.data_units else 'assumed'}"
     if batch.group_size:
         sampled = math.ceil(batch.rows * batch.completion_tokens)
         lines = [
@@ -245,7 +237,10 @@ def _describe_batch(batch: BatchPlan) -> list[str]:
             f"completions, at most {sampled:,} sampled tokens ({batch.tokens:,} with about {prompt})"
         ]
     else:
-        lines = [f"each step: {batch.rows:,} rows of the dataset, about {batch.tokens:,} tokens"]
+        counted = f"{_count(batch.units, batch.unit)} = " if batch.units < batch.rows else ""
+        lines = [f"each step: {counted}{batch.rows:,} rows of the dataset, about {batch.tokens:,} tokens"]
+    if batch.beside_rows:
+        lines.append(f"beside them: {batch.beside_rows:,} rows of [pretrain], about {batch.beside_tokens:,} tokens")
     what = "completions" if batch.group_size else "rows"
     lines.append(
         f"each batch: {_count(batch.optimizer_steps_per_batch, 'optimizer step')} on {batch.rows_per_optimizer_step:,} "
@@ -255,8 +250,8 @@ def _describe_batch(batch: BatchPlan) -> list[str]:
     total = f"in all: {_count(batch.optimizer_steps, 'optimizer step')}, {batch.total_rows:,} {what}"
     if batch.epochs is None:
         return [*lines, f"{total}; the size of the data is unknown until it is fetched"]
-    of = "problems" if batch.group_size else "demonstrations"
-    return [*lines, f"{total}, {batch.epochs:.2f} epochs over {batch.data_rows:,} {of}"]
+    of = "problems" if batch.group_size else f"{batch.unit}s"
+    return [*lines, f"{total}, {batch.epochs:.2f} epochs over {batch.data_units:,} {of}"]
 
 
 def _count(number: int, one: str, many: str = "") -> str:

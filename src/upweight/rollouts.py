@@ -98,13 +98,17 @@ def _whole_groups(rollouts: Iterable[Rollout], group_size: int) -> tuple[Rollout
     return tuple(rollout for group in groups.values() if len(group) >= least for rollout in group)
 
 
-def batch_of(rollouts: Sequence[Rollout], rewards: Rewards) -> Batch:
-    """Rollouts as the rows of one step; each row is its own unit, rollouts of one draw are a group."""
+def batch_of(rollouts: Sequence[Rollout], rewards: Rewards, token_budget: int) -> Batch:
+    """Rollouts as the rows of one step; each row is its own unit, rollouts of one draw are a group.
+
+    `token_budget` is the most tokens that a completion could have had.
+    """
     parts = rollouts[0].reward_parts
     rows = {
         "rewards": torch.tensor([r.reward for r in rollouts], dtype=torch.float64),
         "truncated": torch.tensor([r.finish_reason == "length" for r in rollouts]),
         "correct": torch.tensor([rewards.is_correct(r.reward_parts) for r in rollouts]),
+        "token_budget": torch.full((len(rollouts),), token_budget),
         "policy_version": torch.tensor([r.policy_version for r in rollouts]),
     }
     for name in parts:
@@ -116,6 +120,7 @@ def batch_of(rollouts: Sequence[Rollout], rewards: Rewards) -> Batch:
         loss_mask=[torch.tensor(r.loss_mask) for r in rollouts],
         group_ids=torch.tensor([r.draw for r in rollouts]),
         unit_ids=torch.arange(len(rollouts)),
+        streams=["main"] * len(rollouts),
         token_columns={"behavior_logprobs": [torch.tensor(r.behavior_logprobs) for r in rollouts]},
         row_columns=rows,
     )

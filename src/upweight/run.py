@@ -7,16 +7,15 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from upweight import checkpoint
 from upweight.config import Config
 from upweight.errors import UserError
 from upweight.learners.port import Learner
 from upweight.records.alarms import Alarms
-from upweight.records.batch_metrics import batch_metrics
 from upweight.records.files import could_not_write
 from upweight.records.ledger import cut_ledger, write_ledger
 from upweight.records.progress import open_progress
@@ -24,6 +23,19 @@ from upweight.records.run_dir import RunDir, write_summary
 from upweight.records.trackers import MetricsLog, TensorBoardTracker, Tracker, WandbTracker, cut_metrics
 from upweight.sync import check_mismatch
 from upweight.types import Annotated
+
+# Held-out accuracies by the words that show them; the first that is measured says which checkpoint is the best.
+ACCURACIES = {"eval/greedy": "greedy", "eval/pair_accuracy": "pairs", "eval/sampled": "sampled"}
+
+
+class Remembers(Protocol):
+    """A part of a run that a checkpoint must hold: where a source is, an updater's moving options."""
+
+    def state(self) -> dict[str, Any]:
+        """What to keep, JSON-able."""
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what was kept."""
 
 
 class Run:
@@ -33,8 +45,8 @@ class Run:
     next step to make, `seconds` the training time so far.
     """
 
-    def __init__(self, config: Config, folder: RunDir, learner: Learner) -> None:
-        self.config, self.folder, self.learner = config, folder, learner
+    def __init__(self, config: Config, folder: RunDir, learner: Learner, parts: Mapping[str, Remembers]) -> None:
+        self.config, self.folder, self.learner, self.parts = config, folder, learner, parts
         self.step = 0
         self.seconds = 0.0
         self.skipped_in_a_row = 0
@@ -57,6 +69,8 @@ class Run:
             self.evaluations = state["evaluations"]
             self.last_metrics = state["last_metrics"]
             self.alarms.load(state["alarms"])
+            for name, part in self.parts.items():
+                part.load(state[name])
         cut_metrics(self.folder.metrics_path, self.step)
         cut_ledger(self.folder.ledger_dir, self.step)
 
@@ -93,7 +107,7 @@ class Run:
         Raises SyncError when the sampler's log-probs are not the learner's, and UserError when too many steps in a row
         were not finite; the weights are then saved as they were.
         """
-        metrics = {**batch_metrics(batch), **stats, **{f"rollout/{name}": n for name, n in batch.counts.items()}}
+        metrics = {**stats, **{f"rollout/{name}": n for name, n in batch.counts.items()}}
         seconds = sum(self._phases.values())
         self.seconds += seconds
         tokens = sum(int(mask.sum()) for mask in batch.loss_mask)
@@ -114,10 +128,11 @@ class Run:
     def evaluated(self, step: int, metrics: dict[str, float], when: str = "end") -> None:
         """Takes the held-out metrics after a step, or before the first one (`when` = "start")."""
         self.evaluations[when] = {name.removeprefix("eval/"): value for name, value in metrics.items()}
-        accuracy = metrics["eval/greedy"]
-        sampled = f", sampled {metrics['eval/sampled']:.1%}" if "eval/sampled" in metrics else ""
+        kind = next(name for name in ACCURACIES if name in metrics)
+        accuracy = metrics[kind]
+        found = ", ".join(f"{words} {metrics[name]:.1%}" for name, words in ACCURACIES.items() if name in metrics)
         done = 0 if when == "start" else step + 1
-        self.progress.note(f"{self.config.name} after {done} steps: held-out accuracy greedy {accuracy:.1%}{sampled}")
+        self.progress.note(f"{self.config.name} after {done} steps: held-out accuracy {found}")
         if when == "start":
             return
         self._log(step, metrics)
@@ -143,6 +158,7 @@ class Run:
             "evaluations": self.evaluations,
             "last_metrics": self.last_metrics,
             "alarms": self.alarms.state(),
+            **{name: part.state() for name, part in self.parts.items()},
         }
         checkpoint.save(self.folder.checkpoint_dir, step, self.learner.save, state)
         checkpoint.prune(self.folder.checkpoint_dir, self.config.checkpoint.keep, self.best[0] if self.best else None)
@@ -172,7 +188,7 @@ class Run:
             "last": self.last_metrics,
             "eval_start": self.evaluations.get("start", {}),
             "eval": self.evaluations.get("end", {}),
-            "best": {"step": self.best[0], "greedy": self.best[1]} if self.best else None,
+            "best": {"step": self.best[0], "accuracy": self.best[1]} if self.best else None,
             "model": str(self.folder.final_dir),
         }
         write_summary(self.folder, summary)

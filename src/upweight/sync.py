@@ -35,6 +35,7 @@ def prove_sync(learner: Learner, sampler: Sampler, version: int, probe: Prompt, 
         loss_mask=[torch.tensor([True])],
         group_ids=torch.zeros(1, dtype=torch.long),
         unit_ids=torch.zeros(1, dtype=torch.long),
+        streams=["main"],
     )
     learned = learner.score(row, "policy")[0].item()
     sampled = sampler.score(probe.token_ids, learner.temperature)[token].item()

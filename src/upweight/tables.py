@@ -3,68 +3,65 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from upweight.algorithms import PRESETS, Algorithm, Call, columns_of
+from upweight.algorithms import Algorithm
+from upweight.catalogue import (
+    SOURCES,
+    difference_line,
+    differences,
+    example,
+    formula_lines,
+    off_lines,
+    origin,
+    summary,
+    toml,
+)
 from upweight.config import AlgorithmConfig, Config
-
-
-def algorithm_row(method: Algorithm) -> dict[str, Any]:
-    """A method as JSON-able data."""
-    return {
-        "name": method.name,
-        "title": method.title,
-        "source": method.source,
-        "paper": method.paper,
-        "advantage": _call_name(method.advantage),
-        "terms": [
-            {
-                "name": term.name,
-                "loss": _call_name(term.loss),
-                "reduction": term.reduction,
-                "coefficient": term.coefficient,
-            }
-            for term in method.terms
-        ],
-        "options": method.options(),
-    }
+from upweight.formulas import SYMBOLS, WEIGHTS
+from upweight.presets import PRESETS, algorithm
 
 
 def algorithms_markdown() -> str:
-    """A section a preset: what it is, its formulas as the functions state them, and its options."""
-    return "\n".join(_algorithm_section(method) for method in PRESETS.values())
+    """The table of presets, then a section for each: formulas, options, differences, traps, an example."""
+    cells = [summary(method) for method in PRESETS.values()]
+    heads = list(cells[0])
+    table = ["## The table", "", _table_row(heads), _table_row("---" for _ in heads)]
+    for row in cells:
+        name, *others = row.values()
+        table.append(_table_row([f"[`{name}`](#{name})", *map(_cell, others)]))
+    off = dict.fromkeys(line for method in PRESETS.values() for line in off_lines(method))
+    table += ["", "## What can be switched on", "", "By an option that a method has and that is off by default in it:"]
+    return "\n".join([*table, "", "```", *off, "```", "", *map(_algorithm_section, PRESETS.values())])
+
+
+def weights_markdown() -> str:
+    """The weight of each reduction, and what the symbols of formulas mean."""
+    rows = [f"| `{reduction}` | `{weight}` |" for reduction, weight in WEIGHTS.items()]
+    symbols = [f"| `{name}` | {_cell(meaning)} |" for name, meaning in SYMBOLS.items()]
+    table = ["| reduction | weight |", "|---|---|", *rows, "", "| symbol | meaning |", "|---|---|", *symbols]
+    return "\n".join([*table, ""])
+
+
+def _table_row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _algorithm_section(method: Algorithm) -> str:
-    row = algorithm_row(method)
-    origin = method.paper if not method.paper[:4].isdigit() else f"arXiv {method.paper}"
-    lines = [
-        f"## `{method.name}`",
-        "",
-        f"{method.title[0].upper()}{method.title[1:]} ({origin}).",
-        "",
-        f"- learns from: {'rows of a dataset' if method.source == 'dataset' else 'rollouts of the current policy'}",
-        f"- advantage: `{row['advantage']}`: {_first_line(method.advantage)}",
-    ]
-    for term in method.terms:
-        off = "" if term.coefficient else f", off unless `{term.name}_coef` is set"
-        loss = f"`{_call_name(term.loss)}`: {_first_line(term.loss)}"
-        lines.append(f"- term `{term.name}`, reduced by `{term.reduction}`{off}: {loss}")
-    options = "".join(f"| `algorithm.{name}` | `{_toml(value)}` |\n" for name, value in row["options"].items())
-    return "\n".join([*lines, "", "| option | default |", "|---|---|", options])
-
-
-def _call_name(call: Call) -> str:
-    return f"{call.function.__name__}({', '.join(columns_of(call.function))})"
-
-
-def _first_line(call: Call) -> str:
-    return (call.function.__doc__ or "").splitlines()[0]
+    lines = [f"## `{method.name}`", "", f"{method.title[0].upper()}{method.title[1:]} ({origin(method)})."]
+    lines += ["", f"Learns from {SOURCES[method.source]}.", "", "```", *formula_lines(method), "```", ""]
+    for name in method.neighbours:
+        found = [difference_line(one) for one in differences(method, algorithm(name))]
+        lines += [f"Differs from [`{name}`](#{name}):", "", "```", *found, "```", ""]
+    lines += [*(f"- Trap: {trap}" for trap in method.traps), ""] if method.traps else []
+    lines += ["```", *example(method.name), "```", "", "| option | default |", "|---|---|"]
+    options = (f"| `algorithm.{name}` | `{toml(value)}` |" for name, value in method.options().items())
+    return "\n".join([*lines, *options, ""])
 
 
 def config_markdown() -> str:
@@ -84,10 +81,15 @@ def _all_sections() -> list[tuple[str, type[BaseModel]]]:
 def _sections(model: type[BaseModel], place: str) -> Iterator[tuple[str, type[BaseModel]]]:
     """(place, model) of every table below; the tasks are all at `data`, since one may be written straight into it."""
     for name, field in model.model_fields.items():
-        for inner in _models(field.annotation):
+        for inner in _tables(field):
             below = {"mixture": place, "parts": f"{_join(place, name)}.NAME"}.get(name, _join(place, name))
             yield below, inner
             yield from _sections(inner, below)
+
+
+def _tables(field: FieldInfo) -> list[type[BaseModel]]:
+    """The sections that a key opens. One with a description is like another section, and is a row that says so."""
+    return [] if field.description else _models(field.annotation)
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
@@ -105,7 +107,7 @@ def _config_section(place: str, model: type[BaseModel]) -> str:
     rows = [
         f"| `{_join(place, name)}` | {_kind(field)} | {_default(field)} | {_cell(field.description or '')} |"
         for name, field in model.model_fields.items()
-        if not _models(field.annotation)
+        if not _tables(field)
     ]
     table = ["| key | kind | default | meaning |", "|---|---|---|---|", *rows] if rows else []
     return "\n".join([f"## {title}", "", about, "", *table, ""])
@@ -128,7 +130,7 @@ def _type(annotation: Any) -> str:
     if origin is Annotated:
         return _type(inner[0])
     if origin is Literal:
-        return " or ".join(f"`{_toml(value)}`" for value in inner)
+        return " or ".join(f"`{toml(value)}`" for value in inner)
     if origin in (Union, types.UnionType):
         return " or ".join(_type(one) for one in inner if one is not type(None))
     if origin is tuple:
@@ -143,15 +145,7 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
-    return "" if value is None or value == {} else f"`{_toml(value)}`"
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f'"{value}"'
-    return f"[{', '.join(map(_toml, value))}]" if isinstance(value, tuple) else str(value)
+    return "" if value is None or value == {} else f"`{toml(value)}`"
 
 
 def _join(place: str, name: str) -> str:

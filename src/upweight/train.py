@@ -11,13 +11,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from upweight.algorithms import Algorithm
 from upweight.config import Config
-from upweight.evaluate import Evaluator
+from upweight.evaluate import Evaluator, PairEvaluator
 from upweight.learners.port import Learner
 from upweight.run import Run, due
 from upweight.sources import Source
-from upweight.update import update
+from upweight.update import Updater
 
 
 @dataclass(frozen=True)
@@ -25,10 +24,10 @@ class Session:
     """All that a run is made of. `evaluator` is None when the config asks for no evaluation."""
 
     config: Config
-    algorithm: Algorithm
     source: Source
     learner: Learner
-    evaluator: Evaluator | None
+    updater: Updater
+    evaluator: Evaluator | PairEvaluator | None
     run: Run
 
 
@@ -46,7 +45,7 @@ def train(session: Session) -> dict[str, Any]:
                 batch = source.next(step)
             with run.phase("update"):
                 extra = measured_columns(config, step)
-                annotated, stats = update(learner, session.algorithm, batch, (config.seed, step), extra)
+                annotated, stats = session.updater.update(batch, (config.seed, step), extra)
             with run.phase("sync"):
                 source.sync(learner, step + 1)
             run.record(step, annotated, stats)

@@ -2,10 +2,11 @@
 
     Problem -> Prompt -> Completion -> Rollout -> Batch -> Annotated
 
-A task yields problems (something to answer) or demonstrations (something to imitate). A problem becomes a
-prompt when it is tokenised, a prompt is answered by completions, a scored completion is a rollout, the rows of
-one step are a batch, and a batch with the columns that its algorithm declared is annotated. No field means
-"not yet": what is not known at a stage has no place in that stage's type.
+A task yields problems (something to answer), demonstrations (something to imitate), or answers that were judged:
+pairs of a better and a worse one, and single ones with a label. A problem becomes a prompt when it is tokenised, a
+prompt is answered by completions, a scored completion is a rollout, the rows of one step are a batch, and a batch with
+the columns that its algorithm declared is annotated. No field means "not yet": what is not known at a stage has no
+place in that stage's type.
 """
 
 from __future__ import annotations
@@ -37,6 +38,30 @@ class Demonstration:
 
     id: str
     messages: tuple[Message, ...]
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """Two answers to one question, which is `messages` up to the user's turn: `chosen` is the better one.
+
+    `margin` says by how much it is better, on the scale of the score that a reward model learns; 0 where unknown.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    margin: float
+
+
+@dataclass(frozen=True)
+class LabelledCompletion:
+    """An answer to `messages`, which end with the user's turn: `label` says whether it is wanted."""
+
+    id: str
+    messages: tuple[Message, ...]
+    completion: str
+    label: bool
 
 
 @dataclass(frozen=True)
@@ -126,6 +151,7 @@ class Batch:
       policy did not choose the token;
     - `group_ids`: long [N], equal for rows that answer the same draw of a prompt;
     - `unit_ids`: long [N], equal for rows that the loss couples and that may therefore not be separated;
+    - `streams`: the stream of each row: "main" (these come first), or the name of one that only some terms sum over;
     - `token_columns[name][i]`: [T_i] and `row_columns[name]`: [N], whatever else is known;
     - `counts`: what happened to completions that did not become rows.
     """
@@ -136,9 +162,10 @@ class Batch:
     loss_mask: Sequence[Tensor]
     group_ids: Tensor
     unit_ids: Tensor
+    streams: Sequence[str]
     token_columns: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
     row_columns: Mapping[str, Tensor] = field(default_factory=dict)
-    counts: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, float] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -158,6 +185,7 @@ class Batch:
             loss_mask=[self.loss_mask[i] for i in rows],
             group_ids=self.group_ids[index],
             unit_ids=self.unit_ids[index],
+            streams=[self.streams[i] for i in rows],
             token_columns={name: [column[i] for i in rows] for name, column in self.token_columns.items()},
             row_columns={name: column[index] for name, column in self.row_columns.items()},
         )
@@ -183,6 +211,7 @@ def annotated(batch: Batch, columns: Mapping[str, Sequence[Tensor]]) -> Annotate
         loss_mask=batch.loss_mask,
         group_ids=batch.group_ids,
         unit_ids=batch.unit_ids,
+        streams=batch.streams,
         token_columns={**batch.token_columns, **columns},
         row_columns=batch.row_columns,
         counts=batch.counts,
@@ -193,16 +222,18 @@ def annotated(batch: Batch, columns: Mapping[str, Sequence[Tensor]]) -> Annotate
 class StepStats:
     """What one optimizer step did. The lists are aligned with the rows that it was given.
 
-    `logprobs` and `entropy` (nats) are token columns. `pushes[term][i][t]` is minus the gradient of that term of the
-    loss with respect to the token's log-prob: the weight on grad log pi, the number that every method reduces to.
-    `skipped` is True when the loss or the gradient was not finite and the weights were left alone.
+    `outputs` is what the model said of each token before the step: `logprobs` and `entropy` (nats) of a policy,
+    `values` of its critic, `scores` of a reward model. `pushes[term][i][t]` is minus the gradient of that term of the
+    loss with respect to the token's log-prob: the weight on grad log pi, the number that every method reduces to (for
+    a term that reads no log-prob, with respect to the output that it reads). `grad_norms` is by optimizer: "policy",
+    and "critic" where there is one. `skipped` is True when the loss or a gradient was not finite and the weights were
+    left alone.
     """
 
     loss: float
     term_losses: Mapping[str, float]
-    grad_norm: float
+    grad_norms: Mapping[str, float]
     learning_rate: float
     skipped: bool
-    logprobs: Sequence[Tensor]
-    entropy: Sequence[Tensor]
+    outputs: Mapping[str, Sequence[Tensor]]
     pushes: Mapping[str, Sequence[Tensor]]

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator
+from functools import cache, partial
+from math import inf
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from upweight.algorithms import Algorithm, Term, algorithm
+from upweight.algorithms import Algorithm, choices_of
+from upweight.batches import join
 from upweight.config import InitConfig, LearnerConfig, ModelConfig, OptimizerConfig
 from upweight.learners.local import LocalLearner
 from upweight.models.load import load_model
+from upweight.models.networks import Network, PolicyNetwork, RewardNetwork, make_critic
+from upweight.models.reward import reward_model_from
+from upweight.presets import PRESETS
 from upweight.types import Annotated, Batch, annotated
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gpt2")
+TEMPERATURE = 0.7
+BUDGET = 24
 
 
 def tiny_model(
@@ -30,70 +38,163 @@ def tiny_model(
     return model, tokenizer
 
 
+def network(method: Algorithm, dtype: str = "float64", share_trunk: bool = False, **layout: Any) -> Network:
+    """What the method trains; a critic whose values are far from zero."""
+    model, tokenizer = tiny_model("llama", dtype)
+    if method.model == "reward":
+        return RewardNetwork(*reward_model_from(model, tokenizer), **layout)
+    critic = make_critic(model, share_trunk) if method.critic else None
+    if critic is not None:
+        with torch.no_grad():
+            critic.head.weight.normal_(generator=torch.Generator().manual_seed(2))
+    return PolicyNetwork(model, tokenizer, critic=critic, temperature=TEMPERATURE, **layout)
+
+
+@cache
+def reference(dtype: str = "float64") -> PolicyNetwork:
+    """Another model than the policy."""
+    model, tokenizer = tiny_model("llama", dtype, seed=1)
+    return PolicyNetwork(model.requires_grad_(False), tokenizer, temperature=TEMPERATURE)
+
+
 def learner(
-    terms: tuple[Term, ...],
+    method: Algorithm,
     dtype: str = "float64",
     pad_multiple: int = 1,
+    packing: bool = False,
     tokens_per_microbatch: int = 10**6,
-    **options: Any,
+    share_trunk: bool = False,
+    lr: float = 1e-3,
 ) -> LocalLearner:
     """A learner whose reference differs from its policy and which never clips its gradient."""
-    policy, tokenizer = tiny_model("llama", dtype)
-    reference, _ = tiny_model("llama", dtype, seed=1)
+    optimizer = OptimizerConfig(lr=lr, max_grad_norm=1e9)
     return LocalLearner(
-        policy,
-        tokenizer,
-        terms,
-        reference=reference.requires_grad_(False),
-        temperature=0.7,
+        network(method, dtype, share_trunk, pad_multiple=pad_multiple, packing=packing),
+        method.active_terms(),
+        reference=reference(dtype) if method.reference_every == 0 else own_reference(dtype),
+        reference_moves=method.reference_every > 0,
         total_steps=10,
-        optimizer=OptimizerConfig(lr=1e-3, max_grad_norm=1e9),
-        limits=LearnerConfig(tokens_per_microbatch=tokens_per_microbatch, pad_multiple=pad_multiple),
-        **options,
+        optimizers={"policy": optimizer, "critic": optimizer},
+        limits=LearnerConfig(tokens_per_microbatch=tokens_per_microbatch),
     )
 
 
-def batch(rows: int = 8, group_size: int = 4, seed: int = 0) -> Batch:
-    """Groups of rows of very different lengths, with holes in the loss mask and rewards of many values."""
+def own_reference(dtype: str) -> PolicyNetwork:
+    """A reference that nobody else holds, since it will move."""
+    return reference.__wrapped__(dtype)
+
+
+def batch(rows: int = 8, group_size: int = 4, seed: int = 0, source: str = "rollouts") -> Batch:
+    """Rows of very different lengths with holes in the loss mask, and whatever columns such a source brings.
+
+    Rollouts come in groups with rewards of many values; of pairs each two rows are a unit.
+    """
     draw = torch.Generator().manual_seed(seed)
 
     def integer(low: int, high: int) -> int:
         return int(torch.randint(low, high, (), generator=draw))
 
-    prompts = [torch.randint(5, 90, (integer(1, 12),), generator=draw) for _ in range(rows // group_size)]
+    size = {"pairs": 2, "rollouts": group_size}.get(source, 1)
+    prompts = [torch.randint(5, 90, (integer(1, 12),), generator=draw) for _ in range(rows // size)]
     lengths = [integer(1, 20) for _ in range(rows)]
+    masks = [torch.rand(length, generator=draw) < 0.9 for length in lengths]
+    for mask in masks:
+        mask[-1] = True  # the last token is sampled, never a tool's
+    places = torch.arange(rows)
+    columns = {
+        "rollouts": {
+            "rewards": torch.rand(rows, generator=draw, dtype=torch.float64) * 2 - 0.5,
+            "correct": places % 3 == 0,
+            "truncated": places % 4 == 3,
+            "token_budget": torch.full((rows,), BUDGET),
+        },
+        "pairs": {"chosen": places % 2 == 0, "margin": (places // 2).double() / 4},
+        "labels": {"label": places % 3 > 0},
+        "demonstrations": {},
+    }[source]
+    behavior = [-3 * torch.rand(length, generator=draw, dtype=torch.float64) for length in lengths]
     return Batch(
         ids=[f"row{i}" for i in range(rows)],
-        prompt_ids=[prompts[i // group_size] for i in range(rows)],
+        prompt_ids=[prompts[i // size] for i in range(rows)],
         token_ids=[torch.randint(5, 90, (length,), generator=draw) for length in lengths],
-        loss_mask=[torch.rand(length, generator=draw) < 0.9 for length in lengths],
-        group_ids=torch.arange(rows) // group_size,
-        unit_ids=torch.arange(rows),
-        row_columns={"rewards": torch.rand(rows, generator=draw, dtype=torch.float64) * 2 - 0.5},
+        loss_mask=masks,
+        group_ids=places // size,
+        unit_ids=places // 2 if source == "pairs" else places,
+        streams=["main"] * rows,
+        token_columns={"behavior_logprobs": behavior} if source == "rollouts" else {},
+        row_columns=columns,
     )
+
+
+def batch_for(method: Algorithm, rows: int = 8, seed: int = 0) -> Batch:
+    """A batch of the kind that the method learns from, with rows of every extra stream."""
+    main = batch(rows, seed=seed, source=method.source)
+    for stream in method.streams():
+        main = join(main, batch(3, seed=seed + 1, source="demonstrations"), stream)
+    return main
 
 
 def every_term(name: str) -> Algorithm:
     """A preset with each of its optional terms switched on."""
-    preset = algorithm(name)
+    preset = PRESETS[name]
     return preset.with_options({option: 0.3 for option in preset.options() if option.endswith("_coef")})
 
 
-def with_old_logprobs(rows: Annotated, seed: int = 3) -> Annotated:
-    """Old log-probs that are some way from the current ones, so that some ratios are clipped and some are not."""
+# What turns an option on whose default is off, or changes one that matters to how a step is divided.
+TURNED_ON = {
+    "overlong_share": 0.6,
+    "missing_eos_penalty": 0.5,
+    "kl_target": 6.0,
+    "dual_clip": 1.5,
+    "delta": 1.3,
+    "reference_every": 1,
+    "label_smoothing": 0.1,
+    "centring": 0.1,
+    "gamma": 0.9,
+    "constant_length": 7,
+}
+
+
+def variants(name: str) -> Iterator[Algorithm]:
+    """A preset with every term, and one option of it after the other turned on or given another of its choices."""
+    base = every_term(name)
+    yield base
+    choices = {"reduction": ("token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "constant_length")}
+    choices["reduction"] += ("group_token_mean",)
+    for call in base.calls():
+        choices |= choices_of(call.function)
+    for option, value in base.options().items():
+        others = (not value,) if isinstance(value, bool) else choices.get(option, (TURNED_ON.get(option, value),))
+        for other in others:
+            if other != value:
+                length = {"constant_length": 7} if other == "constant_length" else {}
+                yield base.with_options({option: other, **length})
+
+
+def shown(method: Algorithm) -> str:
+    """A method by its name and what differs from its preset with every term."""
+    base = every_term(method.name).options()
+    return f"{method.name} { ({k: v for k, v in method.options().items() if base[k] != v and v != inf}) }"
+
+
+def off_policy(rows: Annotated, seed: int = 3) -> Annotated:
+    """Old log-probs and values that are some way from the current ones, so that some are clipped and some are not."""
     draw = torch.Generator().manual_seed(seed)
-    current = rows.token_columns["old_logprobs"]
-    return annotated(
-        rows, {"old_logprobs": [x + 0.3 * torch.randn(x.shape, generator=draw, dtype=x.dtype) for x in current]}
-    )
+    moved = {
+        name: [x + 0.3 * torch.randn(x.shape, generator=draw, dtype=x.dtype) for x in rows.token_columns[name]]
+        for name in ("old_logprobs", "old_values")
+        if name in rows.token_columns
+    }
+    return annotated(rows, moved)
 
 
 def gradient(learner: Any) -> torch.Tensor:
-    """The policy's whole gradient as one vector."""
+    """The whole gradient, of critic too, as one vector."""
     local = getattr(learner, "local", learner)
-    return torch.cat([p.grad.flatten() for p in local.policy.parameters()])
+    parameters = [p for group in local.network.parameters().values() for p in group]
+    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
 
 
-def factory(name: str) -> Any:
-    """A picklable maker of the learner of a preset, for hosts that build it in every process."""
-    return partial(learner, every_term(name).active_terms())
+def factory(method: Algorithm, **options: Any) -> Any:
+    """A picklable maker of the learner of a method, for hosts that build it in every process."""
+    return partial(learner, method, **options)

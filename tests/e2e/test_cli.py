@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import typer
 
-from upweight.algorithms import PRESETS
 from upweight.cli import _printable, app, main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -167,15 +166,6 @@ def test_what_a_model_says_cannot_steer_the_terminal() -> None:
     assert _printable("a\x1b[2Jb\r[red]\n") == "a\\x1b[2Jb\\r[red]\n"
 
 
-def test_algorithms(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = json.loads(read(capsys, "algorithms", "--json"))
-    assert [row["name"] for row in rows] == list(PRESETS)
-    assert {row["name"]: row["options"] for row in rows} == {name: p.options() for name, p in PRESETS.items()}
-    table = read(capsys, "algorithms")
-    assert all(name in table for name in PRESETS)
-    assert "kl_coef = 0.0" in table
-
-
 MISTAKES = {
     "no such file": (["train", "no-such.toml"], "no-such.toml"),
     "unknown key": (["train", "tiny.toml", "optimizer.lrr=1"], "did you mean 'lr'"),
@@ -248,9 +238,9 @@ def test_documented_command_parses(
     name, *arguments = shlex.split(line, comments=True)[1:]
     command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
     parameters = command.make_context(name, list(arguments)).params
-    if name in ("train", "pipeline", "plan") and parameters["config"].startswith("examples/"):
+    if name in ("train", "pipeline", "plan", "explain") and parameters["config"].startswith("examples/"):
         monkeypatch.chdir(ROOT)
-        read(capsys, "plan", parameters["config"], *(parameters["overrides"] or ()))
+        read(capsys, "explain" if name == "explain" else "plan", parameters["config"], *(parameters["overrides"] or ()))
 
 
 def test_there_are_documented_commands() -> None:

@@ -12,11 +12,12 @@ PROGRAM = """
 import sys
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
-from upweight.algorithms import algorithm
 from upweight.learners.local import LocalLearner
+from upweight.models.networks import PolicyNetwork
+from upweight.presets import algorithm
 from upweight.run import peak_memory_bytes
 from upweight.types import Batch
-from upweight.update import update
+from upweight.update import Updater
 
 config = AutoConfig.for_model(
     "qwen2", vocab_size=151936, hidden_size=256, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
@@ -24,7 +25,7 @@ config = AutoConfig.for_model(
 )
 model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").eval()
 method = algorithm("grpo")
-learner = LocalLearner(model, None, method.active_terms())
+updater = Updater(LocalLearner(PolicyNetwork(model, None), method.active_terms()), method)
 
 
 def batch(rows, tokens):
@@ -33,13 +34,14 @@ def batch(rows, tokens):
     return Batch(
         ids=[str(i) for i in range(rows)], prompt_ids=ids(8), token_ids=ids(tokens),
         loss_mask=[torch.ones(tokens, dtype=torch.bool)] * rows, group_ids=torch.zeros(rows, dtype=torch.long),
-        unit_ids=torch.arange(rows), row_columns={"rewards": torch.arange(rows, dtype=torch.float64)},
+        unit_ids=torch.arange(rows), streams=["main"] * rows,
+        row_columns={"rewards": torch.arange(rows, dtype=torch.float64)},
     )
 
 
-update(learner, method, batch(2, 4), (0, 0))
+updater.update(batch(2, 4), (0, 0))
 before = peak_memory_bytes()
-update(learner, method, batch(8, 512), (0, 1))
+updater.update(batch(8, 512), (0, 1))
 print(peak_memory_bytes() - before)
 """
 

@@ -12,8 +12,6 @@ import tomli_w
 from upweight import api
 from upweight.errors import UserError
 from upweight.pipeline import load_pipeline, stage_config
-from upweight.records.glossary import METRICS, describe
-from upweight.records.trackers import read_metrics
 
 
 def write(folder: Path, **changes: Any) -> Path:
@@ -41,14 +39,6 @@ def write(folder: Path, **changes: Any) -> Path:
     return path
 
 
-def every_metric_is_in_the_glossary(folder: Path) -> None:
-    """Both ways: nothing is written that is not explained, and nothing is explained that is not written."""
-    lines = [line for stage in ("sft", "grpo") for line in read_metrics(folder / stage / "metrics.jsonl")]
-    written = {key for line in lines for key in line}
-    explained = {id(describe(key)) for key in written}
-    assert [key for key, metric in METRICS.items() if id(metric) not in explained] == []
-
-
 def test_a_pipeline_runs_measures_and_goes_on(tmp_path: Path) -> None:
     path = write(tmp_path)
     summary = api.pipeline(path)
@@ -59,7 +49,6 @@ def test_a_pipeline_runs_measures_and_goes_on(tmp_path: Path) -> None:
     assert seconds["more"] >= seconds["grpo"]
     assert summary["seed"] == 3
     folder = tmp_path / "runs" / "line"
-    every_metric_is_in_the_glossary(folder)
     assert json.loads((folder / "summary.json").read_text()) == summary
     before = {file: file.stat().st_mtime_ns for file in folder.glob("*/metrics.jsonl")}
     assert api.pipeline(path) == summary

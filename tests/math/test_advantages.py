@@ -1,4 +1,4 @@
-"""Rewards to advantages: the printed vectors, and the laws of every group-relative form."""
+"""Rewards to one advantage a row: the printed vectors, and the laws of every relative form."""
 
 from __future__ import annotations
 
@@ -11,11 +11,24 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.math.reference import PRINTED, assert_close, f64
-from upweight.algorithms import PRESETS
-from upweight.objectives import advantages
-from upweight.objectives.advantages import StdKind, group_relative
+from upweight.objectives.advantages import (
+    Baseline,
+    StdKind,
+    constant_groups,
+    group_relative,
+    leave_one_out,
+    minus_baseline,
+    positive_part,
+    raw_reward,
+)
 
 STDS: list[StdKind] = ["population", "sample", "none"]
+CONSTANT = [[0.0] * 4, [1.0] * 4, [0.1 + 0.2, 0.3, 0.3, 0.3], [-1e6, -1e6]]
+
+
+def one(rewards: Tensor) -> Tensor:
+    """Group ids that put all rows into one group."""
+    return torch.full((len(rewards),), 4)
 
 
 def one_group(rewards: list[float], std: StdKind = "population", std_eps: float = 0.0) -> Tensor:
@@ -56,15 +69,52 @@ def test_v02_every_convention(std: StdKind, std_eps: float, expected: list[float
     assert_close(one_group([1, 0, 0, 0.5], std, std_eps), expected, PRINTED)
 
 
-def test_v02_is_what_the_grpo_preset_does() -> None:
-    columns = {"rewards": f64([1, 0, 0, 0.5]), "group_ids": torch.zeros(4, dtype=torch.long)}
-    assert_close(PRESETS["grpo"].advantage(columns), [1.507557, -0.904534, -0.904534, 0.301511], PRINTED)
+def test_v02_the_default_is_the_population_deviation_with_a_tiny_eps() -> None:
+    rewards = f64([1, 0, 0, 0.5])
+    ours = group_relative(rewards, one(rewards))
+    assert_close(ours, [1.507557, -0.904534, -0.904534, 0.301511], PRINTED)
+    assert torch.equal(ours, one_group([1, 0, 0, 0.5], "population", 1e-8))
+    tiny = f64([0, 2e-8])
+    assert_close(group_relative(tiny, one(tiny)), [-0.5, 0.5])
 
 
 @pytest.mark.parametrize("std", STDS)
-@pytest.mark.parametrize("rewards", [[0.0] * 4, [1.0] * 4, [0.1 + 0.2, 0.3, 0.3, 0.3], [-1e6, -1e6]])
+@pytest.mark.parametrize("rewards", CONSTANT)
 def test_v02_a_constant_group_is_exactly_zero(std: StdKind, rewards: list[float]) -> None:
     assert one_group(rewards, std).tolist() == [0.0] * len(rewards)
+
+
+@pytest.mark.parametrize("rewards", CONSTANT)
+def test_whatever_centres_makes_a_constant_group_exactly_zero(rewards: list[float]) -> None:
+    constant = f64(rewards)
+    for centred in (
+        minus_baseline(constant, one(constant), "batch"),
+        minus_baseline(constant, one(constant), "group"),
+        leave_one_out(constant, one(constant)),
+    ):
+        assert centred.tolist() == [0.0] * len(rewards)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "constant"),
+    [
+        ([1.0, 1.0 + 9e-13], True),
+        ([1.0, 1.0 + 2e-12], False),
+        ([-1.0, -1.0 - 9e-13], True),
+        ([-1.0, -1.0 - 2e-12], False),
+        ([0.0, 1e-300], False),
+        ([0.0, 0.0], True),
+        ([1000.0, 1000.0 + 9e-10], True),
+        ([-1000.0, 1000.0], False),
+    ],
+)
+def test_constant_means_equal_to_twelve_digits(rewards: list[float], constant: bool) -> None:
+    assert constant_groups(f64(rewards), one(f64(rewards))).tolist() == [constant]
+
+
+def test_constant_groups_come_in_order_of_their_ids() -> None:
+    found = constant_groups(torch.tensor([1.0, 2.0, 1.0, 2.0, 5.0]), torch.tensor([8, 3, 7, 3, 8]))
+    assert found.tolist() == [True, True, False]
 
 
 def test_v02_two_members() -> None:
@@ -94,6 +144,8 @@ def test_v35_binary_rewards(correct: int) -> None:
     printed = {1: (2.645751, -0.377964), 4: (1.0, -1.0), 7: (0.377964, -2.645751)}[correct]
     assert_close(actual[[0, -1]], printed, PRINTED)
     assert_close(one_group(rewards, "none")[[0, -1]], [1 - p, -p])
+    left_out = {1: (1.0, -0.142857), 4: (0.571429, -0.571429), 7: (0.142857, -1.0)}[correct]
+    assert_close(leave_one_out(f64(rewards), one(f64(rewards)))[[0, -1]], left_out, PRINTED)
 
 
 @pytest.mark.parametrize(("size", "factor"), [(4, 1.154701), (8, 1.069045), (16, 1.032796)])
@@ -113,8 +165,13 @@ def test_groups_do_not_see_each_other_and_need_not_be_adjacent() -> None:
 
 
 def test_a_group_of_one_is_refused() -> None:
+    rewards, group_ids = f64([1, 0, 1]), torch.tensor([0, 0, 1])
+    for relative in (group_relative, leave_one_out):
+        with pytest.raises(ValueError, match="at least 2"):
+            relative(rewards, group_ids)
     with pytest.raises(ValueError, match="at least 2"):
-        group_relative(f64([1, 0, 1]), torch.tensor([0, 0, 1]))
+        minus_baseline(rewards, group_ids, "group")
+    assert group_relative(rewards[:2], group_ids[:2]).tolist() == [1 / (1 + 2e-8), -1 / (1 + 2e-8)]
 
 
 scores = st.integers(-8, 8).map(lambda n: n / 4)
@@ -143,9 +200,58 @@ def test_advantages_move_with_their_rows(std: StdKind, rewards: list[float], dat
     assert_close(one_group([rewards[i] for i in order], std), one_group(rewards, std)[order], 1e-10)
 
 
-def test_the_forms_without_groups() -> None:
-    rewards = f64([1, -1, 0.5, -2])
-    assert_close(advantages.ones(torch.tensor([0, 0, 1, 1])), [1, 1, 1, 1])
-    assert_close(advantages.raw_reward(rewards), rewards)
-    assert_close(advantages.positive_part(rewards), [1, 0, 0.5, 0])
-    assert_close(advantages.minus_batch_mean(rewards), [1.375, -0.625, 0.875, -1.625])
+def test_the_forms_without_a_baseline() -> None:
+    rewards = f64([1, -1, 0.5, -2, 0])
+    assert raw_reward(rewards).tolist() == [1, -1, 0.5, -2, 0]
+    assert positive_part(rewards).tolist() == [1, 0, 0.5, 0, 0]
+
+
+def test_each_baseline() -> None:
+    rewards, group_ids = f64([1, -1, 0.5, -2]), torch.tensor([5, 2, 5, 2])
+    assert_close(minus_baseline(rewards, group_ids, "batch"), [1.375, -0.625, 0.875, -1.625])
+    assert_close(minus_baseline(rewards, group_ids), minus_baseline(rewards, group_ids, "batch"))
+    assert_close(minus_baseline(rewards, group_ids, "group"), [0.25, 0.5, -0.25, -0.5])
+    assert_close(minus_baseline(rewards, group_ids, "running"), rewards)
+    assert_close(minus_baseline(rewards, group_ids, "running", running_mean=0.5), [0.5, -1.5, 0, -2.5])
+    assert minus_baseline(torch.ones(2), torch.tensor([0, 0]), "running").dtype == torch.float64
+
+
+def test_a_batch_of_one_row_is_its_own_mean() -> None:
+    assert minus_baseline(f64([0.7]), torch.tensor([0])).tolist() == [0.0]
+
+
+@pytest.mark.parametrize("baseline", ["batch", "group"])
+def test_a_batch_that_is_one_group_has_one_mean(baseline: Baseline) -> None:
+    rewards = f64([1, 0, 0, 0.5])
+    assert_close(minus_baseline(rewards, one(rewards), baseline), [0.625, -0.375, -0.375, 0.125])
+
+
+def test_v02_and_v40_leave_one_out_is_the_centred_reward_times_a_constant() -> None:
+    rewards = f64([1, 0, 0, 0.5])
+    assert_close(leave_one_out(rewards, one(rewards)), [0.833333, -0.5, -0.5, 0.166667], PRINTED)
+    eight = f64([float(i * i) for i in range(8)])
+    ratio = leave_one_out(eight, one(eight)) / one_group(eight.tolist(), "none")
+    assert_close(ratio, [8 / 7] * 8)
+    assert_close(ratio, [1.142857] * 8, PRINTED)
+
+
+def test_leave_one_out_is_the_reward_minus_the_mean_of_the_others_of_its_own_group() -> None:
+    group_ids = torch.tensor([4, 1, 4, 4, 1])
+    rewards = f64([3, 10, 1, 0.5, 4])
+    expected = [3 - 0.75, 10 - 4, 1 - 1.75, 0.5 - 2, 4 - 10]
+    assert_close(leave_one_out(rewards, group_ids), expected)
+
+
+@given(rewards=groups)
+def test_leave_one_out_of_a_group_sums_to_zero(rewards: list[float]) -> None:
+    assert_close(leave_one_out(f64(rewards), one(f64(rewards))).sum(), 0.0, 1e-10)
+
+
+def test_v23_a_baseline_takes_away_variance_and_no_bias() -> None:
+    """Two equally likely arms with rewards 1001 and 999: the derivative of log pi by the first logit is +-1/2."""
+    slopes, rewards = f64([0.5, -0.5]), f64([1001, 999])
+    for running_mean, samples, variance in ((0.0, [500.5, -499.5], 250000.0), (1000.0, [0.5, 0.5], 0.0)):
+        pushes = minus_baseline(rewards, one(rewards), "running", running_mean) * slopes
+        assert_close(pushes, samples)
+        assert_close(pushes.mean(), 0.5)
+        assert_close(pushes.var(correction=0), variance)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 import runpy
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from upweight.algorithms import PRESETS
+from upweight.api import explain
 from upweight.config import Config
-from upweight.configfile import load_config, parse_override
-from upweight.records.glossary import METRICS
+from upweight.configfile import load_config, make_config, parse_override
+from upweight.formulas import formula
+from upweight.presets import PRESETS
+from upweight.records.glossary import METRICS, describe
 from upweight.tables import config_keys
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+METHOD_PAGES = ("group_methods.md", "ppo.md", "preferences.md")
 MADE: dict[str, str] = runpy.run_path(str(DOCS / "build.py"))["pages"]()
 
 
@@ -30,6 +34,66 @@ def test_preset_is_documented_with_all_its_options(name: str) -> None:
     assert section is not None
     for option in PRESETS[name].options():
         assert f"`algorithm.{option}`" in section[1]
+
+
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_preset_is_documented_with_its_formulas_neighbours_and_traps(name: str) -> None:
+    section = re.search(rf"^## `{name}`$(.*?)(?=^## |\Z)", MADE["algorithms.md"], re.DOTALL | re.MULTILINE)
+    assert section is not None
+    method = PRESETS[name]
+    said = [
+        formula(call) for call in (*(t.loss for t in method.active_terms()), *(d.call for d in method.active_derived()))
+    ]
+    assert all(text in section[1] for text in [*said, *method.traps])
+    assert all(f"Differs from [`{other}`](#{other}):" in section[1] for other in method.neighbours)
+
+
+def test_presets_stand_in_the_order_of_the_ladder() -> None:
+    assert re.findall(r"^## `(\w+)`$", MADE["algorithms.md"], re.MULTILINE) == list(PRESETS)
+
+
+def documented_configs() -> list[tuple[str, str]]:
+    """(page, TOML) of every whole config in the pages on methods, which are written by hand."""
+    found: list[tuple[str, str]] = []
+    for name in METHOD_PAGES:
+        text = (DOCS / name).read_text(encoding="utf-8")
+        found += [(name, toml) for toml in re.findall(r"```toml\n(.*?)```", text, re.DOTALL)]
+    return found
+
+
+@pytest.mark.parametrize(("page", "toml"), documented_configs())
+def test_documented_config_is_valid_and_has_a_loss(page: str, toml: str) -> None:
+    config = make_config(tomllib.loads(toml), page)
+    text = explain(config)
+    assert all(formula(term.loss) in text for term in config.algorithm.resolve().active_terms())
+
+
+@pytest.mark.parametrize("page", METHOD_PAGES)
+def test_a_page_on_methods_has_configs_and_names_only_what_there_is(page: str) -> None:
+    assert page in [name for name, _ in documented_configs()]
+    text = (DOCS / page).read_text(encoding="utf-8")
+    for metric in re.findall(r"`((?:train|reward|rollout|eval)/[\w/]+)`", text):
+        assert describe(metric)
+    options = {option for method in PRESETS.values() for option in method.options()}
+    for key in re.findall(r"`((?:batch|sampling|critic|data|evaluate|optimizer|records)\.\w+)", text):
+        assert key in config_keys(), key
+    for option in re.findall(r"`algorithm\.(\w+)", text):
+        assert option in options, option
+
+
+def test_losses_written_in_the_pages_are_those_of_their_configs() -> None:
+    text = (DOCS / "preferences.md").read_text(encoding="utf-8")
+    (loss,) = re.findall(r"^loss = .*$", text, re.MULTILINE)
+    assert loss in explain(make_config(tomllib.loads(dict(reversed(documented_configs()))["preferences.md"])))
+
+
+def test_the_readmes_loss_is_that_of_its_config() -> None:
+    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
+    (loss,) = re.findall(r"^loss = .*\n     \+ .*$", text, re.MULTILINE)
+    explained = explain(DOCS.parent / "examples/arithmetic/grpo.toml", "algorithm.kl_coef=0.04")
+    assert [line.strip() for line in loss.splitlines()] == [
+        line.strip() for line in explained.splitlines() if line.strip().startswith(("loss = ", "+ "))
+    ]
 
 
 @pytest.mark.parametrize("key", sorted(METRICS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,38 @@ from upweight.errors import UserError
 from upweight.estimate import Load, ModelSize, kv_bytes, memory_parts, model_size, nominal_flops, pass_seconds
 from upweight.learners.local import LocalLearner
 from upweight.models.load import load_model
+from upweight.passes import keeps_reference, passes, scores_old
 from upweight.plan import describe, make_plan
-from upweight.update import minibatches
+from upweight.sources import RolloutSource
+from upweight.train import Session
+from upweight.types import Batch
+from upweight.update import main_rows, minibatches, scored_columns
 
 TINY: dict[str, Any] = {"width": 16, "layers": 2, "heads": 2, "context": 32, "tokens": ("<answer>", "</answer>")}
+
+
+SIZE = ModelSize(
+    parameters=1000,
+    trunk_parameters=600,
+    layers=2,
+    width=8,
+    kv_width=4,
+    mlp_width=32,
+    vocabulary=50,
+    context=64,
+    bytes_per_number=4,
+)
+LOAD = Load(
+    ranks=2,
+    reference=True,
+    critic=False,
+    scorer=False,
+    sampler=True,
+    rows_at_once=10,
+    sequence_tokens=6,
+    microbatch_tokens=100,
+    scored_tokens=30,
+)
 
 
 def config(**tables: Any) -> Config:
@@ -45,12 +74,12 @@ def test_batch_of_rollouts_worked_by_hand() -> None:
     # `7+5=` is four character tokens and a completion at most eight.
     assert batch.prompt_tokens == 4
     assert batch.tokens == 24 * (4 + 8)
-    assert batch.epochs == pytest.approx(10 * 6 / batch.data_rows)
+    assert batch.epochs == pytest.approx(10 * 6 / batch.data_units)
 
 
 def test_batch_of_demonstrations_counts_the_stop_token_and_tags_as_one_token_each() -> None:
     batch = make_plan(config(algorithm="sft")).batch
-    assert (batch.rows, batch.prompts, batch.data_rows, batch.epochs) == (10, None, 20, 5.0)
+    assert (batch.rows, batch.prompts, batch.data_units, batch.epochs) == (10, None, 20, 5.0)
     # <answer>, one or two digits, </answer>, and the stop token.
     assert 4 <= batch.completion_tokens <= 5
     assert batch.prompt_tokens == 4
@@ -67,7 +96,7 @@ def test_optimizer_steps_and_rows_are_those_that_the_update_makes(tmp_path: Path
     session = build_session(chosen)
     session.source.sync(session.learner, 0)
     rows = session.source.next(0)
-    cut = list(minibatches(rows, session.algorithm.minibatches, (0, 0, 0)))
+    cut = list(minibatches(rows, session.updater.algorithm.minibatches, (0, 0, 0)))
     assert len(rows) == batch.rows
     assert len(cut) == batch.optimizer_steps_per_batch
     assert max(map(len, cut)) == batch.rows_per_optimizer_step
@@ -81,6 +110,7 @@ def test_model_size_is_that_of_the_loaded_model(architecture: str, tmp_path: Pat
     model, tokenizer = load_model(chosen)
     size = model_size(chosen)
     assert size.parameters == sum(p.numel() for p in model.parameters())
+    assert size.trunk_parameters == sum(p.numel() for p in model.base_model.parameters())
     assert (size.layers, size.width, size.vocabulary) == (2, 16, len(tokenizer))
     model.save_pretrained(tmp_path)
     assert model_size(ModelConfig(path=str(tmp_path), dtype="float64")).parameters == size.parameters
@@ -100,25 +130,95 @@ def test_kv_cache_is_as_large_as_the_samplers() -> None:
 
 
 def test_memory_parts_worked_by_hand() -> None:
-    size = ModelSize(
-        parameters=1000, layers=2, width=8, kv_width=4, mlp_width=32, vocabulary=50, context=64, bytes_per_number=4
-    )
-    load = Load(
-        ranks=2,
-        reference=True,
-        sampler=True,
-        rows_at_once=10,
-        sequence_tokens=6,
-        microbatch_tokens=100,
-        scored_tokens=30,
-    )
-    parts = memory_parts(size, load)
+    parts = memory_parts(SIZE, LOAD)
     assert parts["policy"] == parts["gradient"] == parts["reference"] == 2 * 4000
     assert parts["AdamW moments"] == 2 * 2 * 4000
     assert parts["sampler's copy of the policy"] == 4000
     assert parts["KV cache"] == 10 * 6 * 2 * 2 * 4 * 4
     assert parts["log-prob head"] == 2 * 3 * 30 * 50 * 4
     assert parts["activations of one micro-batch"] == 2 * 100 * 2 * (8 * 8 + 2 * 4 + 4 * 32) * 4
+    assert not [part for part in parts if "critic" in part]
+
+
+def test_a_critic_of_its_own_doubles_what_is_trained() -> None:
+    without, parts = memory_parts(SIZE, LOAD), memory_parts(SIZE, replace(LOAD, critic=True))
+    # Weights, gradient and two moments of 600 numbers, on each of two ranks.
+    assert parts.pop("critic, its gradient and AdamW moments") == 2 * 4 * 600 * 4
+    assert parts.pop("activations of one micro-batch") == 2 * without.pop("activations of one micro-batch")
+    assert parts == without
+
+
+def test_a_reward_model_has_no_output_head() -> None:
+    parts = memory_parts(SIZE, replace(LOAD, scorer=True))
+    assert parts["policy"] == 2 * 600 * 4
+    assert parts["sampler's copy of the policy"] == 4000
+    assert "log-prob head" not in parts
+
+
+def test_passes_of_ppo_and_what_they_cost() -> None:
+    plan = make_plan(config(algorithm={"name": "ppo", "minibatches": 1}))
+    said = "\n".join(plan.passes)
+    assert "one pass for old log-probs, read by token_rewards" in said
+    assert "one pass of the starting model, read by token_rewards" in said
+    assert "one pass of the critic" in said
+    assert "of the policy and of the critic" in said
+    assert {"old log-probs", "starting model's log-probs", "the critic's values"} <= set(plan.seconds)
+    shared = make_plan(config(algorithm={"name": "ppo", "minibatches": 1}, critic={"share_trunk": True}))
+    assert not [part for part in shared.memory_bytes if "critic" in part]
+    assert plan.seconds["training"] == pytest.approx(2 * shared.seconds["training"])
+
+
+def test_pretraining_rows_are_counted_beside_the_batch() -> None:
+    tables: dict[str, Any] = {
+        "algorithm": {"name": "ppo", "pretrain_coef": 1.0},
+        "pretrain": {"task": "arithmetic", "digits": 1, "demonstrations": 20},
+        "batch": {"prompts": 6, "group_size": 4, "pretrain_rows": 8},
+    }
+    batch = make_plan(config(**tables)).batch
+    assert (batch.rows, batch.beside_rows) == (24, 8)
+    assert 8 * (4 + 4) <= batch.beside_tokens <= 8 * (4 + 5)
+    assert make_plan(config(**tables | {"algorithm": "ppo"})).batch.beside_rows == 0
+
+
+def test_a_pair_is_two_rows_of_one_prompt() -> None:
+    plan = make_plan(config(algorithm={"name": "dpo", "minibatches": 2}))
+    batch = plan.batch
+    assert (batch.units, batch.rows, batch.rows_per_optimizer_step, batch.total_rows) == (10, 20, 10, 200)
+    assert (batch.data_units, batch.epochs) == (20, 5.0)
+    assert batch.prompt_tokens == 4
+    assert 20 * (4 + 4) <= batch.tokens <= 20 * (4 + 5)
+    assert "each step: 10 pairs = 20 rows" in "\n".join(describe(plan))
+
+
+def test_a_statistic_costs_a_pass_of_each_model_for_every_minibatch() -> None:
+    plan = make_plan(config(algorithm="kto"))
+    assert "one pass of the policy and one of the starting model over each minibatch" in "\n".join(plan.passes)
+    assert plan.seconds["reference_point"] == pytest.approx(2 * plan.seconds["starting model's log-probs"])
+    assert plan.batch.rows == 10
+
+
+def test_the_passes_are_those_that_the_update_makes(tmp_path: Path) -> None:
+    for name in ("grpo", "ppo", "rloo_trl", "dapo", "dpo", "kto"):
+        chosen = config(
+            algorithm=name, name=name, runs_dir=str(tmp_path), records={"tensorboard": False, "kl_every": 0}
+        )
+        method = chosen.algorithm.resolve()
+        session = build_session(chosen)
+        batch = batch_of_any(session)
+        made = set(scored_columns(session.learner, method, main_rows(batch), ()))
+        said = "\n".join(passes(chosen, method))
+        assert ("old_logprobs" in made) == ("one pass for old log-probs" in said) == scores_old(method)
+        assert ("ref_logprobs" in made) == ("one pass of the starting model" in said)
+        assert ("old_values" in made) == ("one pass of the critic" in said)
+        assert keeps_reference(chosen, method) == (session.learner.reference is not None)  # type: ignore[attr-defined]
+
+
+def batch_of_any(session: Session) -> Batch:
+    """A batch without the filters of the method, which a model that knows nothing could not pass."""
+    if isinstance(session.source, RolloutSource):
+        session.source.filters = ()
+    session.source.sync(session.learner, 0)
+    return session.source.next(0)
 
 
 def test_memory_names_only_what_is_there() -> None:
@@ -132,9 +232,7 @@ def test_memory_names_only_what_is_there() -> None:
 
 
 def test_seconds_worked_by_hand() -> None:
-    size = ModelSize(
-        parameters=10**9, layers=0, width=1, kv_width=1, mlp_width=1, vocabulary=1, context=1, bytes_per_number=4
-    )
+    size = replace(SIZE, parameters=10**9, layers=0)
     assert pass_seconds(size, flops=50e9)(6 * 100, 3) == pytest.approx(6 * 100 * 1e9 / 50e9)
 
 
@@ -160,6 +258,12 @@ def test_rate_follows_cores_device_and_precision() -> None:
         ({"algorithm": "sft"}, "no sampling: the rows are a dataset's"),
         ({"evaluate": {"every": 5, "samples": 3}}, "one greedy and 3 sampled answers to each of at most 256"),
         ({}, "no held-out evaluation"),
+        ({"algorithm": "dapo"}, "for up to 20 times as many prompts"),
+        ({"algorithm": "dapo"}, "sampling, without what the filter refuses"),
+        ({"algorithm": {"name": "grpo", "kl_coef": 0.1, "reference_every": 5}}, "it becomes 1 of the policy"),
+        ({"algorithm": {"name": "grpo", "sampler_correction": "token_mask"}}, "old log-probs, read by sampler_weights"),
+        ({"algorithm": "reward_model", "rewards": {}}, "no pass of the starting model: a reward model has no"),
+        ({"algorithm": "reward_model", "evaluate": {"every": 2}}, "both completions of at most 256 held-out pairs"),
         ({}, "6 prompts x 4 completions = 24 completions, at most 192 sampled tokens"),
         ({"data": {"path": "some/where"}}, "the size of the data is unknown"),
     ],

@@ -26,6 +26,7 @@ def make_batch(masks: list[list[int]], groups: list[int], **columns: Any) -> Bat
         loss_mask=[torch.tensor(mask, dtype=torch.bool) for mask in masks],
         group_ids=torch.tensor(groups),
         unit_ids=torch.arange(count),
+        streams=["main"] * count,
         token_columns={name.removesuffix("s_t"): value for name, value in tokens.items()},
         row_columns=rows,
     )

@@ -24,6 +24,7 @@ def make_batch() -> Annotated:
         loss_mask=[torch.tensor([True, False, True]), torch.tensor([], dtype=torch.bool), torch.tensor([True])],
         group_ids=torch.tensor([4, 4, 9]),
         unit_ids=torch.tensor([0, 1, 2]),
+        streams=["main"] * 3,
         token_columns={"behavior_logprobs": [torch.tensor([-0.1, 0.0, -0.3]), torch.zeros(0), torch.tensor([-2.5])]},
         row_columns={
             "rewards": torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64),

@@ -8,6 +8,7 @@ import torch
 from upweight.config import InitConfig, ModelConfig
 from upweight.learners.local import LocalLearner
 from upweight.models.load import load_model
+from upweight.models.networks import PolicyNetwork
 from upweight.samplers.native import NativeSampler
 from upweight.sync import SyncError, check_mismatch, checksum, prove_sync
 from upweight.types import Prompt
@@ -19,7 +20,7 @@ def pair() -> tuple[LocalLearner, NativeSampler]:
     init = InitConfig(width=16, layers=1, heads=2, context=16)
     policy, tokenizer = load_model(ModelConfig(init=init))
     other, _ = load_model(ModelConfig(init=init), seed=1)
-    learner = LocalLearner(policy, tokenizer, ())
+    learner = LocalLearner(PolicyNetwork(policy, tokenizer), ())
     return learner, NativeSampler(other, tokenizer, frozenset({1}))
 
 

@@ -12,9 +12,9 @@ from upweight.rewards.builtin import countdown as countdown_reward
 from upweight.rewards.builtin import number
 from upweight.rewards.expressions import evaluate
 from upweight.tasks import arithmetic, countdown
-from upweight.tasks.arithmetic import Question, worked_steps
 from upweight.tasks.data import TaskData
 from upweight.tasks.load import load_data
+from upweight.tasks.sums import Question, work
 
 
 def make_arithmetic(seed: int = 0, **options: object) -> TaskData:
@@ -87,7 +87,8 @@ def test_demonstrations_are_the_first_training_problems():
     ],
 )
 def test_worked_steps(question, steps):
-    assert worked_steps(question) == steps
+    assert work(question).steps == steps
+    assert work(question).value == question.value
 
 
 @pytest.mark.parametrize("digits", [1, 3])

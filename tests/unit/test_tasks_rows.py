@@ -73,7 +73,8 @@ def test_demonstrations_from_completions_and_messages(tmp_path):
         ("problems", {"answer": "1"}, "has neither `prompt` nor `messages`"),
         ("problems", {"prompt": "  ", "answer": "1"}, "`prompt` is empty"),
         ("problems", {"prompt": 5, "answer": "1"}, "`prompt` must be text, not int"),
-        ("problems", {"prompt": [USER], "answer": "1"}, "lists of turns go into `messages`"),
+        ("problems", {"prompt": [USER, REPLY], "answer": "1"}, "`prompt` does not end with a user turn"),
+        ("problems", {"prompt": [{"role": "user"}], "answer": "1"}, "`prompt`: message 1: `content` must be text"),
         ("problems", {"messages": [], "answer": "1"}, "`messages` must be a list of turns, not empty"),
         ("problems", {"messages": "hi", "answer": "1"}, "`messages` must be a list of turns, not str"),
         ("problems", {"messages": ["hi"], "answer": "1"}, "message 1 must be an object"),
@@ -85,6 +86,8 @@ def test_demonstrations_from_completions_and_messages(tmp_path):
         ("demonstrations", {"prompt": "q", "answer": "1"}, "has no `completion`"),
         ("demonstrations", {"prompt": "q", "completion": ""}, "`completion` is empty"),
         ("demonstrations", {"messages": [USER]}, "no assistant turn"),
+        ("demonstrations", {"prompt": [USER, REPLY, USER], "completion": "4"}, "`prompt` has an assistant turn"),
+        ("demonstrations", {"prompt": [USER], "completion": [USER, REPLY]}, "`completion` has turns before"),
     ],
 )
 def test_a_bad_row_is_named_with_line_and_reason(tmp_path, capsys, need, row, reason):

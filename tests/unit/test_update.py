@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from upweight.algorithms import PRESETS, algorithm
+from upweight.presets import algorithm
 from upweight.types import Annotated, Batch, StepStats, annotated
-from upweight.update import annotate, minibatches, update, weights_of
+from upweight.update import Updater, annotate, minibatches, weights_of
 
 
 def batch(rows: int = 6, group_size: int = 2) -> Batch:
@@ -23,7 +23,13 @@ def batch(rows: int = 6, group_size: int = 2) -> Batch:
         loss_mask=[torch.ones(n, dtype=torch.bool) for n in lengths],
         group_ids=torch.arange(rows) // group_size,
         unit_ids=torch.arange(rows),
-        row_columns={"rewards": torch.arange(rows, dtype=torch.float64)},
+        streams=["main"] * rows,
+        row_columns={
+            "rewards": torch.arange(rows, dtype=torch.float64),
+            "correct": torch.arange(rows) % 2 == 0,
+            "truncated": torch.arange(rows) % 3 == 0,
+            "token_budget": torch.full((rows,), 4),
+        },
     )
 
 
@@ -46,17 +52,16 @@ class RecordingLearner:
         return StepStats(
             loss=float(len(self.steps)),
             term_losses={"policy": float(len(self.steps))},
-            grad_norm=2.0,
+            grad_norms={"policy": 2.0},
             learning_rate=0.1,
             skipped=False,
-            logprobs=values,
-            entropy=values,
+            outputs={"logprobs": values, "entropy": values},
             pushes=dict.fromkeys(weights, values),
         )
 
 
 def test_no_pass_is_made_that_is_not_declared() -> None:
-    for name in PRESETS:
+    for name in ("sft", "rft", "reinforce", "reinforce_baseline", "rloo", "grpo", "dr_grpo"):
         learner = RecordingLearner()
         annotate(learner, algorithm(name), batch())
         assert learner.scored == []
@@ -97,7 +102,7 @@ def test_minibatches_are_a_seeded_partition_of_whole_groups(count: int) -> None:
 def test_a_minibatch_is_one_step_with_its_own_denominator() -> None:
     learner = RecordingLearner()
     method = algorithm("grpo", {"minibatches": 3, "inner_epochs": 2})
-    rows, metrics = update(learner, method, batch(), (0, 0))
+    rows, metrics = Updater(learner, method).update(batch(), (0, 0))
     assert len(learner.steps) == 6
     for minibatch, weights in learner.steps:
         assert float(torch.cat(list(weights["policy"])).sum()) == pytest.approx(1.0)

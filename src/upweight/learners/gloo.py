@@ -62,6 +62,10 @@ class GlooLearner:
         stats: StepStats = self._everywhere("step", rows, weights)[0]
         return stats
 
+    def move_reference(self, mix: float) -> None:
+        """Every rank moves its reference alike."""
+        self._everywhere("move_reference", mix)
+
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Rank 0's parameters, which are every rank's."""
         yield from self.local.weights()
@@ -119,6 +123,8 @@ def _obey(learner: LocalLearner, rank: int, ranks: int, command: str, arguments:
         return [_step(learner, rank, ranks, *arguments)]
     if command == "load":
         learner.load(*arguments)
+    if command == "move_reference":
+        learner.move_reference(*arguments)
     return []
 
 
@@ -128,10 +134,11 @@ def _step(
     units = _own_units(rows, rank, ranks)
     learner.zero_grad()
     tally = learner.backward(rows, weights, units)
-    for parameter in learner.policy.parameters():
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        dist.all_reduce(parameter.grad)
+    for parameters in learner.network.parameters().values():
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dist.all_reduce(parameter.grad)
     tallies: list[Any] = [None] * ranks
     dist.all_gather_object(tallies, (units, tally))
     return learner.apply(_merge(tallies, len(rows)))
@@ -139,15 +146,14 @@ def _step(
 
 def _merge(tallies: Sequence[tuple[list[list[int]], Tally]], rows: int) -> Tally:
     """One tally of all ranks: losses are summed, each row's values come from the rank that had it."""
-    merged = Tally.blank(tallies[0][1].term_losses, rows)
+    merged = Tally(rows)
     for units, tally in tallies:
-        for name, loss in tally.term_losses.items():
-            merged.term_losses[name] += loss
-        for row in (row for unit in units for row in unit):
-            merged.logprobs[row] = tally.logprobs[row]
-            merged.entropy[row] = tally.entropy[row]
-            for name, column in tally.pushes.items():
-                merged.pushes[name][row] = column[row]
+        index = [row for unit in units for row in unit]
+        outputs, pushes = (
+            {name: [column[row] for row in index] for name, column in columns.items()}
+            for columns in (tally.outputs, tally.pushes)
+        )
+        merged.add(index, tally.term_losses, outputs, pushes)
     return merged
 
 

@@ -1,92 +1,107 @@
-"""The in-process learner: a transformers policy, a frozen reference if wanted, and AdamW."""
+"""The in-process learner: a network, a reference if wanted, and an AdamW for each part of the network."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from upweight.algorithms import Term
 from upweight.checkpoint import flatten_optimizer, unflatten_optimizer
 from upweight.config import LearnerConfig, OptimizerConfig
 from upweight.learners.microbatches import microbatches, units_of
+from upweight.learners.objective import differentiate, total_pushes
 from upweight.learners.port import Which
 from upweight.learners.schedule import learning_rate
-from upweight.models.forward import score_rows
-from upweight.models.load import save_model
-from upweight.objectives.tokens import pad
+from upweight.models.networks import Network, PolicyNetwork
 from upweight.types import Annotated, Batch, StepStats
 
 
 @dataclass(frozen=True)
 class Tally:
-    """What the backward pass over some rows yields beside the gradient; lists are aligned with those rows."""
+    """What the backward pass over some rows yields beside the gradient; columns have room for every row."""
 
-    term_losses: dict[str, float]
-    logprobs: list[Tensor]
-    entropy: list[Tensor]
-    pushes: dict[str, list[Tensor]]
+    rows: int
+    term_losses: dict[str, float] = field(default_factory=dict)
+    outputs: dict[str, list[Tensor]] = field(default_factory=dict)
+    pushes: dict[str, list[Tensor]] = field(default_factory=dict)
 
-    @staticmethod
-    def blank(terms: Iterable[str], rows: int) -> Tally:
-        """A tally of nothing, with room for the values of each row."""
-        room = [torch.empty(0)] * rows
-        names = list(terms)
-        return Tally(dict.fromkeys(names, 0.0), list(room), list(room), {name: list(room) for name in names})
+    def add(
+        self,
+        index: Sequence[int],
+        losses: Mapping[str, float],
+        outputs: Mapping[str, Sequence[Tensor]],
+        pushes: Mapping[str, Sequence[Tensor]],
+    ) -> None:
+        """Takes in what was found for the rows at `index`."""
+        for name, loss in losses.items():
+            self.term_losses[name] = self.term_losses.get(name, 0.0) + loss
+        for whole, found in ((self.outputs, outputs), (self.pushes, pushes)):
+            for name, column in found.items():
+                room = whole.setdefault(name, [torch.empty(0)] * self.rows)
+                for row, values in zip(index, column, strict=True):
+                    room[row] = values.detach().cpu()
 
 
 class LocalLearner:
-    """One process, one policy. `total_steps` is the number of optimizer steps that the schedule spans."""
+    """One process. `settings` is for the policy, or by name for each part of the network ("policy", "critic").
+
+    `total_steps` is the number of optimizer steps that the schedule spans. A reference that will move is saved with
+    the checkpoint.
+    """
 
     def __init__(
         self,
-        policy: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        network: Network,
         terms: Sequence[Term],
         *,
-        reference: PreTrainedModel | None = None,
-        temperature: float = 1.0,
+        reference: PolicyNetwork | None = None,
+        reference_moves: bool = False,
         total_steps: int = 1,
-        optimizer: OptimizerConfig | None = None,
+        optimizers: Mapping[str, OptimizerConfig] | None = None,
         limits: LearnerConfig | None = None,
     ) -> None:
-        self.policy = policy
-        self.tokenizer = tokenizer
-        self.reference = reference
+        self.network, self.reference, self.reference_moves = network, reference, reference_moves
         self.terms = tuple(terms)
-        self.temperature = temperature
+        self.temperature = getattr(network, "temperature", 1.0)
         self.total_steps = total_steps
-        self.settings = optimizer or OptimizerConfig()
         self.limits = limits or LearnerConfig()
         self.steps_done = 0
-        self.optimizer = torch.optim.AdamW(
-            policy.parameters(),
-            lr=self.settings.lr,
-            betas=self.settings.betas,
-            eps=self.settings.eps,
-            weight_decay=self.settings.weight_decay,
-            fused=True,
-        )
+        self.settings = {name: (optimizers or {}).get(name, OptimizerConfig()) for name in network.parameters()}
+        self.optimizers = {
+            name: torch.optim.AdamW(
+                parameters,
+                lr=self.settings[name].lr,
+                betas=self.settings[name].betas,
+                eps=self.settings[name].eps,
+                weight_decay=self.settings[name].weight_decay,
+                fused=True,
+            )
+            for name, parameters in network.parameters().items()
+        }
 
     @torch.no_grad()
     def score(self, rows: Batch, which: Which) -> list[Tensor]:
-        """Log-probs of the rows' completion tokens under the policy or the reference."""
-        model = self.policy if which == "policy" else self.reference
-        if model is None:
-            raise ValueError("this learner was built without a reference model")
+        """One number for each completion token of the rows."""
         scored: list[Tensor] = [torch.empty(0)] * len(rows)
         for index in self._microbatches(rows, units_of(rows.unit_ids.tolist())):
-            logprobs, _ = self._forward(model, rows.select(index))
-            for row, values in zip(index, logprobs, strict=True):
+            for row, values in zip(index, self._score(rows.select(index), which), strict=True):
                 scored[row] = values.cpu()
         return scored
+
+    def _score(self, rows: Batch, which: Which) -> list[Tensor]:
+        if which == "reward":
+            return self.network.outputs(rows)["scores"]
+        network = self.reference if which == "reference" else self.network
+        if not isinstance(network, PolicyNetwork):
+            raise ValueError(f"this learner was built without a {which}")
+        return network.values(rows) if which == "critic" else network.logprobs(rows)
 
     def step(self, rows: Annotated, weights: Mapping[str, Sequence[Tensor]]) -> StepStats:
         """One optimizer step: gradient of the whole step, clip, AdamW."""
@@ -96,85 +111,81 @@ class LocalLearner:
 
     def zero_grad(self) -> None:
         """Forgets the gradient but keeps its memory."""
-        self.optimizer.zero_grad(set_to_none=False)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=False)
 
     def backward(self, rows: Annotated, weights: Mapping[str, Sequence[Tensor]], units: list[list[int]]) -> Tally:
-        """Adds the gradient of the given units of a step, one micro-batch after the other.
-
-        The objective is differentiated with respect to the log-probs first: minus that derivative is the weight on
-        grad log pi of each token, the only thing that the model's own backward pass needs.
-        """
-        tally = Tally.blank((term.name for term in self.terms), len(rows))
+        """Adds the gradient of the given units of a step, one micro-batch after the other."""
+        tally = Tally(len(rows))
         for index in self._microbatches(rows, units):
             piece = rows.select(index)
-            logprobs, entropy = self._forward(self.policy, piece)
+            outputs = self.network.outputs(piece)
             shares = {name: [column[i] for i in index] for name, column in weights.items()}
-            pushes = self._objective(piece, logprobs, shares, tally.term_losses)
-            torch.cat(logprobs).backward(-torch.cat([sum(row) for row in zip(*pushes.values(), strict=True)]))
-            for place, row in enumerate(index):
-                tally.logprobs[row] = logprobs[place].detach().cpu()
-                tally.entropy[row] = entropy[place].cpu()
-                for name, column in pushes.items():
-                    tally.pushes[name][row] = column[place].cpu()
+            losses, pushes = differentiate(self.terms, piece, outputs, shares)
+            total = total_pushes(pushes)
+            torch.autograd.backward([torch.cat(outputs[name]) for name in total], [-push for push in total.values()])
+            tally.add(index, losses, outputs, {name: _shown(by_output) for name, by_output in pushes.items()})
         return tally
 
-    def _objective(
-        self, rows: Batch, logprobs: list[Tensor], weights: Mapping[str, Sequence[Tensor]], losses: dict[str, float]
-    ) -> dict[str, list[Tensor]]:
-        """The pushes [T_i] of each term and row; adds each term's share of the loss to `losses`."""
-        current = pad([row.detach() for row in logprobs]).requires_grad_()
-        columns = {name: pad(column).to(current) for name, column in rows.token_columns.items()}
-        # Where no pass was made to find the old log-probs, this is the first step on the batch: old is current.
-        columns = {"old_logprobs": current.detach(), **columns, "logprobs": current}
-        pushes = {}
-        for term in self.terms:
-            loss = term.coefficient * (pad(weights[term.name]).to(current) * term.loss(columns)).sum()
-            losses[term.name] += loss.item()
-            (gradient,) = torch.autograd.grad(loss, current)
-            pushes[term.name] = [-gradient[i, :length] for i, length in enumerate(rows.lengths())]
-        return pushes
-
     def apply(self, tally: Tally) -> StepStats:
-        """Clips the accumulated gradient and moves the weights, unless something is not finite."""
-        rate = learning_rate(self.steps_done, self.total_steps, self.settings)
+        """Clips the accumulated gradients and moves the weights, unless something is not finite."""
         loss = sum(tally.term_losses.values())
-        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings.max_grad_norm).item()
-        skipped = not (math.isfinite(loss) and math.isfinite(norm))
+        norms = {
+            name: torch.nn.utils.clip_grad_norm_(parameters, self.settings[name].max_grad_norm).item()
+            for name, parameters in self.network.parameters().items()
+        }
+        rates = {name: learning_rate(self.steps_done, self.total_steps, own) for name, own in self.settings.items()}
+        skipped = not all(map(math.isfinite, (loss, *norms.values())))
         if not skipped:
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.step()
+            for name, optimizer in self.optimizers.items():
+                for group in optimizer.param_groups:
+                    group["lr"] = rates[name]
+                optimizer.step()
         self.steps_done += 1
         return StepStats(
             loss=loss,
             term_losses=tally.term_losses,
-            grad_norm=norm,
-            learning_rate=rate,
+            grad_norms=norms,
+            learning_rate=rates["policy"],
             skipped=skipped,
-            logprobs=tally.logprobs,
-            entropy=tally.entropy,
+            outputs=tally.outputs,
             pushes=tally.pushes,
         )
 
+    @torch.no_grad()
+    def move_reference(self, mix: float) -> None:
+        """reference = mix * policy + (1 - mix) * reference."""
+        if self.reference is None:
+            raise ValueError("this learner was built without a reference model")
+        pairs = zip(self.reference.model.parameters(), self.network.model.parameters(), strict=True)
+        for old, new in pairs:
+            old.lerp_(new, mix)
+
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """The policy's parameters by their Hugging Face names."""
-        yield from self.policy.named_parameters()
+        """The trained model's parameters by their Hugging Face names."""
+        yield from self.network.model.named_parameters()
 
     def save(self, folder: Path) -> None:
-        """`policy/` and the optimizer's state."""
-        save_model(self.policy, self.tokenizer, folder / "policy")
-        tensors, layout = flatten_optimizer(self.optimizer.state_dict())
-        save_file(tensors, folder / "optimizer.safetensors")
-        state = {"steps_done": self.steps_done, "optimizer": layout}
+        """`policy/`, the critic, a moving reference and the optimizers' states."""
+        self.network.save(folder)
+        if self.reference is not None and self.reference_moves:
+            self.reference.save(folder / "reference")
+        layouts = {}
+        for name, optimizer in self.optimizers.items():
+            tensors, layouts[name] = flatten_optimizer(optimizer.state_dict())
+            save_file(tensors, folder / f"optimizer-{name}.safetensors")
+        state = {"steps_done": self.steps_done, "optimizers": layouts}
         (folder / "learner.json").write_text(json.dumps(state), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
-        """Weights, optimizer and the place in the schedule, as they were."""
-        saved = AutoModelForCausalLM.from_pretrained(folder / "policy", dtype=self.policy.dtype)
-        self.policy.load_state_dict(saved.state_dict())
+        """Weights, optimizers, reference and the place in the schedule, as they were."""
+        self.network.load(folder)
+        if self.reference is not None and self.reference_moves:
+            self.reference.load(folder / "reference")
         state = json.loads((folder / "learner.json").read_text(encoding="utf-8"))
-        tensors = load_file(folder / "optimizer.safetensors")
-        self.optimizer.load_state_dict(unflatten_optimizer(tensors, state["optimizer"]))
+        for name, optimizer in self.optimizers.items():
+            tensors = load_file(folder / f"optimizer-{name}.safetensors")
+            optimizer.load_state_dict(unflatten_optimizer(tensors, state["optimizers"][name]))
         self.steps_done = state["steps_done"]
 
     def close(self) -> None:
@@ -184,8 +195,10 @@ class LocalLearner:
         lengths = [len(p) + len(t) for p, t in zip(rows.prompt_ids, rows.token_ids, strict=True)]
         return microbatches(units, lengths, self.limits.tokens_per_microbatch)
 
-    def _forward(self, model: PreTrainedModel, rows: Batch) -> tuple[list[Tensor], list[Tensor]]:
-        return score_rows(model, rows.prompt_ids, rows.token_ids, self.temperature, self.limits.pad_multiple)
+
+def _shown(by_output: Mapping[str, list[Tensor]]) -> list[Tensor]:
+    """A term's push as it is recorded: that on the log-probs, or else on the output that it reads."""
+    return by_output["logprobs"] if "logprobs" in by_output else next(iter(by_output.values()))
 
 
 Factory = Callable[[], LocalLearner]

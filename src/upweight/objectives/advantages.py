@@ -1,7 +1,8 @@
-"""From rewards to advantages: what each completion is worth, relative to what.
+"""From rewards to advantages: what each completion, or each token, is worth, relative to what.
 
-Every function maps the rewards of a whole rollout batch, [N], to advantages, [N]; the update gives each token of a
-row its row's value. Parameters name columns of the batch (`rewards`, `group_ids`) or options of the algorithm.
+Every function sees a whole rollout batch. Rewards are [rows]; a value of a row is later given to each of its tokens.
+The first line of a docstring is the formula with options by their own names. Parameters without a default name
+columns of the batch, those with one are options of the algorithm. Results are float64.
 """
 
 from __future__ import annotations
@@ -12,49 +13,72 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from upweight.objectives.tokens import Mask, Rows, Tokens, last_trained, masked
+
 StdKind = Literal["population", "sample", "none"]
+WhitenStd = Literal["population", "sample"]
+Baseline = Literal["batch", "group", "running"]
+GroupIds = Int[Tensor, " rows"]
 
 
-def ones(group_ids: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """A_i = 1: every row is worth imitating (supervised fine-tuning)."""
-    return torch.ones(len(group_ids), dtype=torch.float64)
+def raw_reward(rewards: Rows) -> Rows:
+    """r
 
-
-def raw_reward(rewards: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """A_i = r_i, no baseline (Williams 1992). Unbiased; a constant added to all rewards adds only variance."""
+    No baseline (Williams 1992). Unbiased; a constant added to all rewards adds only variance (V23).
+    """
     return rewards
 
 
-def positive_part(rewards: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """A_i = max(r_i, 0): learn from what was rewarded, ignore the rest (RFT, 2308.01825)."""
+def positive_part(rewards: Rows) -> Rows:
+    """max(r, 0)
+
+    Learn from what was rewarded, ignore the rest (RFT, 2308.01825).
+    """
     return rewards.clamp(min=0)
 
 
-def minus_batch_mean(rewards: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """A_i = r_i - mean_j r_j over the whole batch.
+def minus_baseline(rewards: Rows, group_ids: GroupIds, baseline: Baseline = "batch", running_mean: float = 0.0) -> Rows:
+    """r - b, b the baseline mean of r (the running mean is running_mean)
 
-    The mean includes r_i itself, which scales the expected gradient by (N - 1) / N and biases nothing else.
+    "batch" is the mean over all rows and "group" over the row's group: both include r itself, which scales the
+    expected gradient by (n - 1) / n and biases nothing else. "running" is a number known before the batch was drawn,
+    and therefore unbiased. Rows whose batch or group is constant get exactly 0. Raises ValueError for "group" when a
+    group has one member.
     """
-    return rewards - rewards.mean()
+    if baseline == "running":
+        return rewards.double() - running_mean
+    return group_relative(rewards, group_ids, std="none") if baseline == "group" else _minus_batch_mean(rewards)
 
 
-def group_relative(
-    rewards: Float[Tensor, " n"],
-    group_ids: Int[Tensor, " n"],
-    std: StdKind = "population",
-    std_eps: float = 1e-8,
-) -> Float[Tensor, " n"]:
-    """A_i = (r_i - mean_g) / (std_g + eps) within each group g (DeepSeekMath 2402.03300, section 4.1.2).
+def _minus_batch_mean(rewards: Rows) -> Rows:
+    one_group = torch.zeros(len(rewards), dtype=torch.long, device=rewards.device)
+    centred = rewards.double() - rewards.double().mean()
+    return torch.where(constant_groups(rewards, one_group), torch.zeros_like(centred), centred)
 
-    `std` is "population" (divide by G), "sample" (by G - 1) or "none" (centre only). A group whose rewards are equal
-    to rounding gets exactly 0: with a small eps, round-off would otherwise become advantages of order one (V02).
-    Raises ValueError when a group has one member, which has nothing to be relative to.
+
+def leave_one_out(rewards: Rows, group_ids: GroupIds) -> Rows:
+    """r - mean of r over the others of the group
+
+    Equal to G / (G - 1) times the centred reward and unbiased, since the baseline has not seen the row (RLOO,
+    2402.14740). A constant group gets exactly 0. Raises ValueError when a group has one member.
+    """
+    _, index, counts = torch.unique(group_ids, return_inverse=True, return_counts=True)
+    return group_relative(rewards, group_ids, std="none") * (counts.double() / (counts - 1))[index]
+
+
+def group_relative(rewards: Rows, group_ids: GroupIds, std: StdKind = "population", std_eps: float = 1e-8) -> Rows:
+    """(r - mean_g(r)) / (deviation_g(r, std) + std_eps), where a deviation of kind none divides by 1
+
+    Mean and deviation are those of the row's group (DeepSeekMath 2402.03300, section 4.1.2). `std` is "population"
+    (divide by G), "sample" (by G - 1) or "none" (centre only). A group whose rewards are equal to rounding gets
+    exactly 0: with a small eps, round-off would otherwise become advantages of order one (V02). Raises ValueError
+    when a group has one member, which has nothing to be relative to.
     """
     _, index, counts = torch.unique(group_ids, return_inverse=True, return_counts=True)
     if int(counts.min()) < 2:
         raise ValueError("a group-relative advantage needs groups of at least 2 rollouts")
     rewards = rewards.double()
-    total = torch.zeros(len(counts), dtype=torch.float64)
+    total = rewards.new_zeros(len(counts))
     mean = total.index_add(0, index, rewards) / counts
     centred = rewards - mean[index]
     if std == "none":
@@ -66,10 +90,102 @@ def group_relative(
     return torch.where(constant_groups(rewards, group_ids)[index], torch.zeros_like(scaled), scaled)
 
 
-def constant_groups(rewards: Float[Tensor, " n"], group_ids: Int[Tensor, " n"]) -> Bool[Tensor, " groups"]:
-    """Whether all rewards of a group are equal to rounding, for each group in order of its id."""
+def constant_groups(rewards: Rows, group_ids: GroupIds) -> Bool[Tensor, " groups"]:
+    """max_g(r) - min_g(r) <= 1e-12 max(|max_g(r)|, |min_g(r)|)
+
+    Whether all rewards of a group are equal to rounding, for each group in order of its id.
+    """
     ids, index = torch.unique(group_ids, return_inverse=True)
-    empty = torch.zeros(len(ids), dtype=torch.float64)
+    empty = torch.zeros(len(ids), dtype=torch.float64, device=rewards.device)
     low = empty.scatter_reduce(0, index, rewards.double(), "amin", include_self=False)
     high = empty.scatter_reduce(0, index, rewards.double(), "amax", include_self=False)
     return (high - low) <= 1e-12 * torch.maximum(high.abs(), low.abs())
+
+
+def spread(advantages: Float[Tensor, " rows *tokens"], loss_mask: Mask) -> Tokens:
+    """A at every trained token, 0 elsewhere
+
+    [rows] becomes [rows, T]; what is [rows, T] already only loses what stands outside the mask.
+    """
+    return masked(advantages.double(), loss_mask)
+
+
+def returns_to_go(token_rewards: Tokens, loss_mask: Mask, gamma: float = 1.0) -> Tokens:
+    """sum_{k >= t} gamma^(k - t) r_k over the trained tokens of the row
+
+    What a token can still influence. Untrained tokens are skipped: they earn nothing and discount nothing. 0 there.
+    """
+    ahead = token_rewards.new_zeros(len(token_rewards), dtype=torch.float64)
+    returns = []
+    for reward, trained in zip(token_rewards.double().unbind(-1)[::-1], loss_mask.unbind(-1)[::-1], strict=True):
+        ahead = torch.where(trained, reward + gamma * ahead, ahead)
+        returns.append(ahead)
+    return masked(torch.stack(returns[::-1], dim=-1), loss_mask)
+
+
+def gae(
+    token_rewards: Tokens,
+    old_values: Tokens,
+    loss_mask: Mask,
+    truncated: Bool[Tensor, " rows"],
+    gamma: float = 1.0,
+    lam: float = 0.95,
+    bootstrap_truncated: bool = False,
+) -> Tokens:
+    """sum_k (gamma lam)^k d_{t+k}, d_t = r_t + gamma V_{t+1} - V_t, V_{T+1} = V_T [truncated and bootstrap_truncated]
+
+    Generalised advantage estimation (1506.02438, eq. 16) over the trained tokens of a row; V_t values the state
+    before token t, and the one after the end is worth 0, or as much as the last where the completion was cut off and
+    `bootstrap_truncated` is on. lam = 1 is the return minus V, lam = 0 the one-step temporal difference. Untrained
+    tokens are skipped, so that the trained token after a tool's answer follows the one before it; they get 0.
+    """
+    values = old_values.double()
+    last = torch.where(last_trained(loss_mask), values, torch.zeros_like(values)).sum(-1)
+    next_value = torch.where(truncated & bootstrap_truncated, last, torch.zeros_like(last))
+    ahead = torch.zeros_like(next_value)
+    advantages = []
+    for t in reversed(range(loss_mask.shape[1])):
+        trained = loss_mask[:, t]
+        delta = token_rewards[:, t].double() + gamma * next_value - values[:, t]
+        ahead = torch.where(trained, delta + gamma * lam * ahead, ahead)
+        next_value = torch.where(trained, values[:, t], next_value)
+        advantages.append(ahead)
+    return masked(torch.stack(advantages[::-1], dim=-1), loss_mask)
+
+
+def value_targets(advantages: Tokens, old_values: Tokens, loss_mask: Mask) -> Tokens:
+    """A + old V
+
+    What the critic should have said, from advantages that have not been whitened; 0 outside the mask.
+    """
+    return masked(advantages.double() + old_values.double(), loss_mask)
+
+
+def whiten(
+    advantages: Float[Tensor, " rows *tokens"],
+    loss_mask: Mask,
+    whiten_std: WhitenStd = "population",
+    whiten_eps: float = 1e-8,
+) -> Tokens:
+    """(A - mean(A)) / sqrt(variance(A, whiten_std) + whiten_eps) over all trained tokens of the batch
+
+    A row's advantage, [rows], counts once for each of its trained tokens (V03, V38). Advantages that are equal to
+    rounding become exactly 0, and so does everything outside the mask.
+    """
+    values = spread(advantages, loss_mask)
+    centred, variance = deviations(values, loss_mask, whiten_std)
+    return centred * torch.rsqrt(variance + whiten_eps) if variance > 0 else centred
+
+
+def deviations(values: Tokens, loss_mask: Mask, kind: WhitenStd) -> tuple[Tokens, Float[Tensor, ""]]:
+    """x - mean(x) at each trained token and 0 elsewhere, with the variance of x over all trained tokens
+
+    Both are exactly 0 where trained values are equal to rounding, or where nothing is trained.
+    """
+    count = loss_mask.sum()
+    chosen = values[loss_mask]
+    if constant_groups(chosen, torch.zeros_like(chosen, dtype=torch.long)).all():
+        return torch.zeros_like(values), values.new_zeros(())
+    centred = masked(values - chosen.mean(), loss_mask)
+    freedom = count - 1 if kind == "sample" else count
+    return centred, (centred**2).sum() / freedom

@@ -13,18 +13,32 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Reduction = Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum"]
+Tokens = Float[Tensor, "rows T"]
+Mask = Bool[Tensor, "rows T"]
+Rows = Float[Tensor, " rows"]
+
+TokenReduction = Literal[
+    "token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "constant_length", "group_token_mean"
+]
+Reduction = Literal[TokenReduction, "row_mean", "unit_mean"]
+TOKEN_REDUCTIONS: tuple[str, ...] = get_args(TokenReduction)
 REDUCTIONS: tuple[str, ...] = get_args(Reduction)
 
 
 def predicting_positions(prompt_length: int, completion_length: int) -> range:
     """Positions whose logits score the completion tokens: p - 1 .. p + T - 2 for a prompt of p tokens.
 
-    Raises ValueError for an empty prompt, since nothing would predict the first token (vector V34).
+    The state *before* a token is also what a critic values. Raises ValueError for an empty prompt, since nothing
+    would predict the first token (vector V34).
     """
     if prompt_length < 1:
         raise ValueError("a completion needs at least one prompt token before it")
     return range(prompt_length - 1, prompt_length + completion_length - 1)
+
+
+def own_positions(prompt_length: int, completion_length: int) -> range:
+    """Positions of the completion tokens themselves, p .. p + T - 1: where a prefix that ends with one is scored."""
+    return range(prompt_length, prompt_length + completion_length)
 
 
 def logprobs_and_entropy(
@@ -42,27 +56,61 @@ def pad(rows: Sequence[Tensor], fill: float = 0) -> Tensor:
     return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=fill)
 
 
-def token_weights(loss_mask: Bool[Tensor, "rows T"], reduction: Reduction) -> Float[Tensor, "rows T"]:
+def masked(values: Float[Tensor, " rows *tokens"], loss_mask: Mask) -> Tokens:
+    """`values` where the mask is True and exactly 0 elsewhere, whatever stands there; [rows] is first spread over T."""
+    spread_out = values if values.dim() == 2 else values[:, None]
+    return torch.where(loss_mask, spread_out, torch.zeros((), dtype=values.dtype, device=values.device))
+
+
+def last_trained(loss_mask: Mask) -> Mask:
+    """True at the last trained token of each row and nowhere else; a row that trains nothing has none."""
+    trained_from_here = loss_mask.flip(-1).cumsum(-1).flip(-1)
+    return loss_mask & (trained_from_here == 1)
+
+
+def token_weights(
+    loss_mask: Mask,
+    reduction: Reduction,
+    group_ids: Int[Tensor, " rows"] | None = None,
+    constant_length: int | None = None,
+) -> Tokens:
     """The weight of every token of one optimizer step, in float64; 0 where the mask is False.
 
-    With T_i trained tokens in row i and N rows that have any:
+    With T_i trained tokens in row i, N rows that have any, and P groups that have any:
 
     - `token_mean`: 1 / sum_j T_j;
     - `seq_mean_token_mean`: 1 / (N T_i), the paper's GRPO;
-    - `seq_mean_token_sum`: 1 / N, REINFORCE.
+    - `seq_mean_token_sum`: 1 / N, REINFORCE;
+    - `constant_length`: 1 / (N L) with L = `constant_length`, Dr. GRPO;
+    - `group_token_mean`: 1 / (P sum of T_j over the row's group), DAPO's equation read literally.
 
     `loss_mask` must hold *all* rows of the step, every micro-batch and rank: the loss is then
     `(weights * per_token_loss).sum()` and its pieces are added, never averaged. Rows without a trained token are
-    not counted in N. All-zero weights when nothing is trained.
+    not counted in N. All-zero weights when nothing is trained. Raises ValueError for a reduction that is not of
+    tokens, and where the group ids or the constant length that it needs are missing.
     """
     trained = loss_mask.sum(-1, keepdim=True).double()
     rows = (trained > 0).sum().double()
     if reduction == "token_mean":
-        per_token = 1.0 / trained.sum().clamp(min=1)
+        divisor = trained.sum()
     elif reduction == "seq_mean_token_mean":
-        per_token = 1.0 / (rows.clamp(min=1) * trained.clamp(min=1))
+        divisor = rows * trained
     elif reduction == "seq_mean_token_sum":
-        per_token = 1.0 / rows.clamp(min=1)
+        divisor = rows
+    elif reduction == "constant_length":
+        if constant_length is None or constant_length < 1:
+            raise ValueError(f"constant_length needs a length of at least 1, not {constant_length}")
+        divisor = rows * constant_length
+    elif reduction == "group_token_mean":
+        if group_ids is None:
+            raise ValueError("group_token_mean needs the group of each row")
+        divisor = _group_divisor(trained, group_ids)
     else:
-        raise ValueError(f"unknown reduction {reduction!r}; known: {', '.join(REDUCTIONS)}")
-    return torch.where(loss_mask, per_token, torch.zeros((), dtype=torch.float64))
+        raise ValueError(f"{reduction!r} is not a reduction of tokens; known: {', '.join(TOKEN_REDUCTIONS)}")
+    return masked((1.0 / divisor.clamp(min=1)).expand(len(loss_mask), 1), loss_mask)
+
+
+def _group_divisor(trained: Float[Tensor, "rows 1"], group_ids: Int[Tensor, " rows"]) -> Float[Tensor, "rows 1"]:
+    ids, index = torch.unique(group_ids, return_inverse=True)
+    totals = trained.new_zeros(len(ids), 1).index_add(0, index, trained)
+    return (totals > 0).sum() * totals[index]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from upweight.objectives import kl
 from upweight.objectives.advantages import constant_groups
+from upweight.objectives.value import explained_variance
 from upweight.types import Batch
 
 NGRAM = 4
@@ -37,6 +38,25 @@ def token_metrics(rows: Batch) -> dict[str, float]:
     same batch find a policy that has moved: they would report that as a mismatch with the sampler.
     """
     return dict(_token_metrics(rows))
+
+
+def derived_metrics(rows: Batch) -> dict[str, float]:
+    """What the derived columns say of the batch; `rows` are those of its main stream.
+
+    Read when present: `returns` with `old_values` (how well the critic knew), `sampler_weights`, `used/rewards`.
+    """
+    metrics = {}
+    if "returns" in rows.token_columns:
+        returns, values = _trained(rows, "returns"), _trained(rows, "old_values")
+        everything = torch.ones_like(returns, dtype=torch.bool)[None]
+        metrics["train/explained_variance"] = float(explained_variance(returns[None], values[None], everything))
+    if "sampler_weights" in rows.token_columns:
+        weights = _trained(rows, "sampler_weights")
+        metrics["train/sampler_weight_mean"] = float(weights.mean())
+        metrics["train/sampler_rejected_share"] = float((weights == 0).double().mean())
+    if "used/rewards" in rows.row_columns:
+        metrics["reward/used_mean"] = float(rows.row_columns["used/rewards"].double().mean())
+    return metrics
 
 
 def repeats_itself(token_ids: list[int]) -> bool:

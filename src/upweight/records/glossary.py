@@ -33,17 +33,34 @@ METRICS: dict[str, Metric] = {
         "advantage at the first step, so judge a policy gradient by its reward",
     ),
     "train/term/{name}": Metric("loss", "one term's share of the loss, its coefficient included"),
+    "train/grad_norm/{name}": Metric("norm", "the same of another part of what is trained, such as the critic"),
     "train/grad_norm": Metric("norm", "norm of the gradient before clipping, averaged over the optimizer steps"),
     "train/learning_rate": Metric("1", "learning rate, averaged over the optimizer steps of the batch"),
     "train/skipped_steps": Metric("count", "optimizer steps left out because loss or gradient was not finite", "lower"),
     "train/ratio_min": Metric("ratio", "smallest probability ratio pi / old among the trained tokens"),
     "train/ratio_max": Metric("ratio", "largest probability ratio pi / old among the trained tokens"),
     "train/clip_share": Metric("share", "trained tokens with an advantage that the clip keeps from being pushed"),
+    "train/carried/{name}": Metric("1", "an option that moves from batch to batch, as this batch used it"),
+    "train/statistic/{name}": Metric(
+        "1", "a number of a minibatch that its loss was given, such as KTO's reference point"
+    ),
+    "train/explained_variance": Metric(
+        "share", "1 - Var(returns - values) / Var(returns) over the trained tokens: what the critic knew", "higher"
+    ),
+    "train/pair_accuracy": Metric(
+        "share",
+        "pairs whose chosen completion stands above the rejected one: by score, or by log-prob less the reference's",
+        "higher",
+    ),
+    "train/pair_margin": Metric("1", "mean of by how much", "higher"),
+    "train/sampler_weight_mean": Metric("ratio", "mean weight of the sampler's correction over the trained tokens"),
+    "train/sampler_rejected_share": Metric("share", "trained tokens that the sampler's correction rejects", "lower"),
+    "reward/used_mean": Metric("reward", "mean reward after shaping and KL, as the advantage saw it"),
     "train/entropy": Metric("nats", "mean entropy of the policy at the trained tokens, before the update"),
     "train/kl_to_start": Metric(
         "nats",
-        "mean over trained tokens of the k3 estimate of KL(pi || starting model); "
-        "measured every `records.kl_every` steps",
+        "mean over trained tokens of the k3 estimate of KL(pi || starting model), or the moving reference where "
+        "there is one; measured every `records.kl_every` steps, or always where the loss needs it",
     ),
     "train/sampler_mismatch_mean": Metric(
         "nats",
@@ -69,6 +86,7 @@ METRICS: dict[str, Metric] = {
     "rollout/zero_reward_share": Metric("share", "completions with reward exactly 0", "lower"),
     "rollout/failed_rewards": Metric("count", "completions for which the reward function failed", "lower"),
     "rollout/dropped": Metric("count", "completions left out of the batch", "lower"),
+    "rollout/wasted_share": Metric("share", "completions sampled for the batch but left out of it", "lower"),
     "eval/greedy": Metric("share", "held-out problems answered correctly at temperature 0", "higher"),
     "eval/greedy_low": Metric("share", _LOW.format("eval/greedy")),
     "eval/greedy_high": Metric("share", _HIGH.format("eval/greedy")),
@@ -76,6 +94,9 @@ METRICS: dict[str, Metric] = {
     "eval/sampled_low": Metric("share", _LOW.format("eval/sampled")),
     "eval/sampled_high": Metric("share", _HIGH.format("eval/sampled")),
     "eval/part/{name}": Metric("reward", "mean of one named reward part over the held-out greedy answers", "higher"),
+    "eval/pair_accuracy": Metric("share", "held-out pairs whose chosen completion is scored above the other", "higher"),
+    "eval/pair_accuracy_low": Metric("share", _LOW.format("eval/pair_accuracy")),
+    "eval/pair_accuracy_high": Metric("share", _HIGH.format("eval/pair_accuracy")),
     "eval/completion_tokens": Metric("tokens", "mean length of the held-out greedy answers"),
     "eval/truncated_share": Metric("share", "held-out greedy answers cut off by the token budget", "lower"),
     "time/rollout_seconds": Metric("seconds", "making the batch: drawing the completions and scoring them", "lower"),

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 from upweight.errors import UserError
-from upweight.types import Demonstration, Problem
+from upweight.types import Demonstration, LabelledCompletion, Message, PreferencePair, Problem
 
-Need = Literal["problems", "demonstrations"]
+Need = Literal["demonstrations", "problems", "pairs", "labels"]
+
+KEYS: dict[Need, str] = {
+    "demonstrations": "`messages`, or `prompt` and `completion`",
+    "problems": "`prompt` or `messages`, and `answer`",
+    "pairs": "`prompt`, `chosen` and `rejected`",
+    "labels": "`prompt`, `completion` and `label`",
+}
+"""The keys of a user's row of each kind."""
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """The rows of one task of the mixture, and its weight there.
+    """The rows of one task of the mixture, and its weight there; a kind that it does not have is empty.
 
-    `heldout` shares no question with `problems` or `demonstrations` and is there to be evaluated on. `skipped`
-    counts the source's rows that are in none of the three: bad ones, and repetitions of a held-out question.
+    `heldout` and `heldout_pairs` share no question with the others and are there to be evaluated on. `skipped` counts
+    the source's rows that are in none of them: bad ones, and repetitions of a held-out question.
     """
 
     name: str
@@ -26,10 +35,26 @@ class TaskData:
     heldout: Sequence[Problem]
     demonstrations: Sequence[Demonstration]
     skipped: int
+    pairs: Sequence[PreferencePair] = ()
+    labels: Sequence[LabelledCompletion] = ()
+    heldout_pairs: Sequence[PreferencePair] = ()
+
+    def conversations(self) -> Iterator[tuple[Message, ...]]:
+        """The messages of every row, held-out ones included: what a tokenizer made for this data must be able to write.
+
+        Of a pair both answers are told, of a problem none: its answer is there to be compared with.
+        """
+        yield from (problem.messages for problem in chain(self.problems, self.heldout))
+        yield from (demonstration.messages for demonstration in self.demonstrations)
+        for pair in chain(self.pairs, self.heldout_pairs):
+            for answer in (pair.chosen, pair.rejected):
+                yield (*pair.messages, {"role": "assistant", "content": answer})
+        for labelled in self.labels:
+            yield (*labelled.messages, {"role": "assistant", "content": labelled.completion})
 
 
 def check_enough_demonstrations(task: str, wanted: int, available: int) -> None:
-    """Raises UserError when a generated task cannot make as many demonstrations as its config asks for."""
+    """Raises UserError when a generated task cannot show as many answers as its config asks for."""
     if wanted > available:
         raise UserError(
             f"data.demonstrations is {wanted}, but this {task} task has only {available} distinct training problems: "

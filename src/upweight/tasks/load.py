@@ -11,7 +11,7 @@ from upweight.config import DataConfig
 from upweight.errors import UserError
 from upweight.tasks import arithmetic, countdown, gsm8k, rows
 from upweight.tasks.bad_rows import OnBadRow
-from upweight.tasks.data import Need, TaskData
+from upweight.tasks.data import KEYS, Need, TaskData
 
 Loader = Callable[[Any, int, Need, OnBadRow], TaskData]
 
@@ -32,8 +32,11 @@ def load_data(config: DataConfig, seed: int, need: Need) -> tuple[TaskData, ...]
     seen: Counter[str] = Counter()
     named: list[TaskData] = []
     for data in loaded:
-        if not (data.problems if need == "problems" else data.demonstrations):
-            raise UserError(f"data: task {data.name!r} has no {need}, which this algorithm learns from")
+        if not getattr(data, need):
+            raise UserError(
+                f"data: task {data.name!r} has no {need}, which this algorithm learns from: give data.path, a file of "
+                f"rows with {KEYS[need]}"
+            )
         seen[data.name] += 1
         named.append(replace(data, name=f"{data.name}-{seen[data.name]}") if seen[data.name] > 1 else data)
     return tuple(named)

@@ -4,74 +4,96 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from upweight.config import RowsTask
 from upweight.errors import UserError
 from upweight.tasks.bad_rows import BadRow, BadRows, OnBadRow
 from upweight.tasks.data import Need, TaskData
 from upweight.tasks.files import Row, read_rows
-from upweight.tasks.parse import parse_demonstration, parse_problem
+from upweight.tasks.parse import parse_demonstration, parse_label, parse_pair, parse_problem
 from upweight.tasks.split import content_hash
-from upweight.types import Demonstration, Problem
+from upweight.types import Demonstration, LabelledCompletion, PreferencePair, Problem
+
+Item = Problem | Demonstration | PreferencePair | LabelledCompletion
+Kind = TypeVar("Kind", Problem, Demonstration, PreferencePair, LabelledCompletion)
+Parser = Callable[[Any, str], Item]
+
+_PARSERS: dict[Need, Parser] = {
+    "problems": parse_problem,
+    "demonstrations": parse_demonstration,
+    "pairs": parse_pair,
+    "labels": parse_label,
+}
 
 
 class _Parsed(NamedTuple):
     row: Row
-    item: Problem | Demonstration
+    item: Item
     key: str
 
 
 class _Apart(NamedTuple):
-    """What is held out: its problems, the keys that may not train, and the source's rows that were bad."""
+    """What is held out, the keys that may not train, and how many rows of its source are held out or were bad."""
 
     problems: list[Problem]
+    pairs: list[PreferencePair]
     keys: frozenset[str]
+    rows: int = 0
     skipped: int = 0
 
 
 def load(config: RowsTask, seed: int, need: Need, on_bad_row: OnBadRow) -> TaskData:
-    """Problems or demonstrations, whichever is needed, and problems held out.
+    """Rows of the needed kind to train on, and problems and pairs held out.
 
-    Held-out rows come from `heldout_path`, or are the `heldout` distinct questions with the smallest hashes, which
-    no seed and no order of the file changes; a row that asks a held-out question never trains, whatever its answer.
-    Since held-out rows are scored they need an `answer`, also when the others are demonstrations.
+    Held-out rows come from `heldout_path`, or are those of the `heldout` distinct questions with the smallest hashes,
+    which no seed and no order of the file changes; a row that asks a held-out question never trains, whatever its
+    answer. Held-out problems are there to be answered and scored, so they need an `answer`, also when the rows are
+    demonstrations or labelled. Of pairs, all about a held-out question are kept as held-out pairs; its problem is
+    there too where one of them has an `answer`.
     Raises UserError when a source has no rows, none is left to train on, or a row is bad and may not be skipped.
     """
     if config.heldout_path is not None and config.heldout:
         raise UserError("give either data.heldout_path or data.heldout, not both")
     rows, bad = read_rows(config.path, config.split, on_bad_row)
     total = len(rows) + len(bad)
-    parsed = _parse(rows, config.path, need, bad)
+    parsed = _parse(rows, config.path, _PARSERS[need], bad)
     if config.heldout_path is not None:
-        apart = _read_apart(config.heldout_path, config.split, on_bad_row)
+        apart = _read_apart(config.heldout_path, config.split, need, on_bad_row)
     else:
-        apart = _set_apart(parsed, config, bad)
+        apart = _set_apart(parsed, config.heldout, bad)
     skipped = bad.finish(total) + apart.skipped
     train = [one.item for one in parsed if one.key not in apart.keys]
     if not train:
         beside = f" beside the {len(apart.keys)} held-out questions" if apart.keys else ""
         raise UserError(f"{config.path}: there are no rows to train on{beside}")
-    repeats = len(parsed) - len(train) - (len(apart.keys) if config.heldout_path is None else 0)
+    repeats = len(parsed) - len(train) - apart.rows
     if repeats:
         print(f"warning: {config.path}: {repeats} rows repeat a held-out question; left out", file=sys.stderr)
     return TaskData(
         name=Path(config.path).stem,
         weight=config.weight,
-        problems=[item for item in train if isinstance(item, Problem)],
+        problems=_only(Problem, train),
         heldout=apart.problems,
-        demonstrations=[item for item in train if isinstance(item, Demonstration)],
+        demonstrations=_only(Demonstration, train),
         skipped=skipped + repeats,
+        pairs=_only(PreferencePair, train),
+        labels=_only(LabelledCompletion, train),
+        heldout_pairs=apart.pairs,
     )
 
 
-def _parse(rows: list[Row], path: str, need: Need, bad: BadRows) -> list[_Parsed]:
+def _only(kind: type[Kind], items: Sequence[Item]) -> list[Kind]:
+    return [item for item in items if isinstance(item, kind)]
+
+
+def _parse(rows: list[Row], path: str, parser: Parser, bad: BadRows) -> list[_Parsed]:
     parsed: list[_Parsed] = []
     for line, row in rows:
         try:
-            id = f"{path}:{line}"
-            item = parse_problem(row, id) if need == "problems" else parse_demonstration(row, id)
+            item = parser(row, f"{path}:{line}")
         except BadRow as error:
             bad.add(line, str(error))
         else:
@@ -79,7 +101,7 @@ def _parse(rows: list[Row], path: str, need: Need, bad: BadRows) -> list[_Parsed
     return parsed
 
 
-def _question_key(item: Problem | Demonstration) -> str:
+def _question_key(item: Item) -> str:
     """What is asked, without the last answer: the whole conversation where nothing is asked before that."""
     messages = item.messages
     if messages[-1]["role"] == "assistant" and any(message["role"] == "user" for message in messages):
@@ -87,24 +109,55 @@ def _question_key(item: Problem | Demonstration) -> str:
     return json.dumps([dict(message) for message in messages], sort_keys=True)
 
 
-def _set_apart(parsed: list[_Parsed], config: RowsTask, bad: BadRows) -> _Apart:
-    first = {one.key: one for one in reversed(parsed)}
-    problems, keys = [], sorted(first, key=lambda key: (content_hash(key), key))[: config.heldout]
-    for key in keys:
-        (line, row), item, _ = first[key]
-        try:
-            problems.append(item if isinstance(item, Problem) else parse_problem(row, item.id))
-        except BadRow as error:
-            bad.add(line, f"held out for evaluation, but it {error}")
-    return _Apart(problems, frozenset(keys))
+def _set_apart(parsed: list[_Parsed], questions: int, bad: BadRows) -> _Apart:
+    """One row of each held-out question, or all of them where they are pairs."""
+    asked: dict[str, list[_Parsed]] = {}
+    for one in parsed:
+        asked.setdefault(one.key, []).append(one)
+    keys = sorted(asked, key=lambda key: (content_hash(key), key))[:questions]
+    kept = [one for key in keys for one in asked[key] if one is asked[key][0] or isinstance(one.item, PreferencePair)]
+    return _held_out(kept, bad)._replace(rows=len(kept))
 
 
-def _read_apart(path: str, split: str, on_bad_row: OnBadRow) -> _Apart:
+def _read_apart(path: str, split: str, need: Need, on_bad_row: OnBadRow) -> _Apart:
     rows, bad = read_rows(path, split, on_bad_row)
     total = len(rows) + len(bad)
-    parsed = _parse(rows, path, "problems", bad)
+    parsed = _parse(rows, path, _pair_or_problem if need == "pairs" else parse_problem, bad)
+    apart = _held_out(parsed, bad)
     skipped = bad.finish(total)
-    if not parsed:
+    if not apart.problems and not apart.pairs:
         raise UserError(f"{path}: there are no rows to evaluate on")
-    problems = [one.item for one in parsed if isinstance(one.item, Problem)]
-    return _Apart(problems, frozenset(one.key for one in parsed), skipped)
+    return apart._replace(skipped=skipped)
+
+
+def _pair_or_problem(row: Any, id: str) -> Item:
+    """Pairs are evaluated as pairs, problems by answering them; a file may have either, or both."""
+    is_pair = row.get("chosen") is not None or row.get("rejected") is not None
+    return parse_pair(row, id) if is_pair else parse_problem(row, id)
+
+
+def _held_out(kept: list[_Parsed], bad: BadRows) -> _Apart:
+    problems: list[Problem] = []
+    pairs: list[PreferencePair] = []
+    known: set[str] = set()  # several pairs are about one question, which is one problem
+    for (line, row), item, key in kept:
+        try:
+            problem = _problem(row, item)
+        except BadRow as error:
+            bad.add(line, f"held out for evaluation, but it {error}")
+            continue
+        if isinstance(item, PreferencePair):
+            pairs.append(item)
+        if problem is not None and not (isinstance(item, PreferencePair) and key in known):
+            problems.append(problem)
+            known.add(key)
+    return _Apart(problems, pairs, frozenset(one.key for one in kept))
+
+
+def _problem(row: Any, item: Item) -> Problem | None:
+    """A held-out row as a problem; None for a pair without an answer, which is evaluated as a pair alone."""
+    if isinstance(item, Problem):
+        return item
+    if not isinstance(item, PreferencePair):
+        return parse_problem(row, item.id)
+    return None if row.get("answer") is None else parse_problem({**row, "messages": item.messages}, item.id)

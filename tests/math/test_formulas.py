@@ -1,0 +1,39 @@
+"""The first line of a docstring is the function's formula: `upweight explain` prints it with its numbers."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.math.test_padding import FUNCTIONS
+from upweight.objectives import kl, tokens
+
+FOLDER = Path(tokens.__file__).parent
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+def test_every_option_of_a_function_stands_in_its_formula(function: Callable[..., object]) -> None:
+    formula = (function.__doc__ or "").splitlines()[0]
+    options = {name for name, p in inspect.signature(function).parameters.items() if p.default is not p.empty}
+    assert formula
+    assert not formula.endswith(".")
+    assert options <= set(re.findall(r"\w+", formula))
+
+
+def test_the_formula_of_the_penalty_is_the_name_of_its_estimator() -> None:
+    assert (kl.penalty.__doc__ or "").splitlines()[0] == "kl_estimator"
+
+
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*.py")), ids=lambda file: file.stem)
+def test_the_mathematics_needs_nothing_but_torch(file: Path) -> None:
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = [node.module] if isinstance(node, ast.ImportFrom) else []
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else names
+        for name in names:
+            allowed = ("__future__", "collections.abc", "typing", "jaxtyping", "torch", "upweight.objectives")
+            assert any(name == top or name.startswith(f"{top}.") for top in allowed)
