@@ -25,7 +25,8 @@ from upweight.models.load import load_model
 from upweight.models.networks import Network, PolicyNetwork, RewardNetwork, make_critic
 from upweight.models.reward import reward_model_from
 from upweight.records.run_dir import open_run
-from upweight.rewards.score import make_rewards
+from upweight.rewards.model import load_model_reward
+from upweight.rewards.score import Rewards, make_rewards
 from upweight.rollouts import RolloutMaker
 from upweight.run import Run
 from upweight.samplers.native import NativeSampler
@@ -101,7 +102,12 @@ def make_maker(
     sampling = config.sampling
     sampler = make_sampler(copy.deepcopy(model), tokenizer, encoder.stop_ids, sampling.max_rows)
     params = SamplingParams(sampling.temperature, sampling.max_completion_tokens, sampling.stop)
-    return RolloutMaker(sampler, tokenizer, make_rewards(config.rewards), params, config.rewards.on_failure)
+    return RolloutMaker(sampler, tokenizer, rewards_of(config, tokenizer), params, config.rewards.on_failure)
+
+
+def rewards_of(config: Config, tokenizer: PreTrainedTokenizerBase) -> Rewards:
+    """The rewards of a config, reward models loaded."""
+    return make_rewards(config.rewards, partial(load_model_reward, policy_tokenizer=tokenizer))
 
 
 def make_sampler(

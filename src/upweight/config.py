@@ -138,7 +138,9 @@ class DataConfig(Section):
 class RewardPart(Section):
     """One named part of the reward."""
 
-    function: str = Field(description="number, exact, tags, pattern, countdown, or a user's file.py:name / module:name")
+    function: str = Field(
+        description="number, exact, tags, pattern, countdown, reward_model, or a user's file.py:name / module:name"
+    )
     weight: float = Field(1.0, description="factor in the reward; 0 only measures the part")
     options: dict[str, Any] = Field(default_factory=dict, description="further arguments of the function")
 
@@ -321,6 +323,8 @@ class Config(Section):
             raise ValueError(
                 f"{method.name} has a term on the stream 'pretrain': say where it comes from in [pretrain]"
             )
+        if method.reference_every and not method.needs("ref_logprobs"):
+            raise ValueError("algorithm.reference_every moves a reference that nothing reads: set a KL coefficient too")
         rows = self.batch.prompts if method.source == "rollouts" else self.batch.rows
         if method.minibatches > rows:
             raise ValueError(f"algorithm.minibatches is {method.minibatches}, more than the {rows} there are to divide")

@@ -138,7 +138,7 @@ REINFORCE = _from_rollouts(
 REINFORCE_TOKEN_MEAN = _from_rollouts(
     "reinforce_token_mean",
     "signed rewards on the mean log-prob of each completion: REINFORCE with GRPO's length bias",
-    "seed 002",
+    "widely taught",
     _advantage(advantages.raw_reward),
     Call(policy.weighted_likelihood),
     "seq_mean_token_mean",

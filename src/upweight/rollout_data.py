@@ -13,14 +13,13 @@ from typing import Any, cast, get_args
 import torch
 
 from upweight.ask import question_tables
-from upweight.compose import make_encoder, make_sampler, quiet_libraries, texts_of
+from upweight.compose import make_encoder, make_sampler, quiet_libraries, rewards_of, texts_of
 from upweight.config import Config
 from upweight.configfile import make_config
 from upweight.errors import UserError, nearest
 from upweight.models.load import load_model
 from upweight.records.files import to_json
 from upweight.records.progress import open_progress
-from upweight.rewards.score import make_rewards
 from upweight.rollout_rows import Harvest, Keep, Kind, Wanted, is_plain
 from upweight.rollouts import RolloutMaker
 from upweight.sources import by_draw
@@ -152,7 +151,7 @@ def _harvest(config: Config, params: SamplingParams, wanted: Wanted, problems: i
     encoder = make_encoder(config, model, tokenizer)
     prompts = encoder.prompts(drawn_problems(data, config.seed, problems), "training problems")
     sampler = make_sampler(model, tokenizer, encoder.stop_ids, config.sampling.max_rows)
-    maker = RolloutMaker(sampler, tokenizer, make_rewards(config.rewards), params, config.rewards.on_failure)
+    maker = RolloutMaker(sampler, tokenizer, rewards_of(config, tokenizer), params, config.rewards.on_failure)
     plain = all(is_plain(prompt.messages) for prompt in prompts)
     harvest = Harvest(wanted, replace(encoder, on_bad_row="error"), maker.rewards, plain)
     chunks = list(_chunks(prompts, wanted.samples, config.sampling.max_rows))

@@ -63,7 +63,7 @@ class RolloutMaker:
                     continue
                 outcome = Scored(reward=0.0, parts=dict.fromkeys(self.rewards.names, 0.0))
             kept.append(_rollout(prompt, completion, text, outcome))
-        whole = _whole_groups(kept, group_size)
+        whole = self.rewards.complete(_whole_groups(kept, group_size))
         if not whole:
             raise UserError(f"every completion of step {step} was dropped: {failures[-1].message}")
         return Collected(whole, len(failures), len(requests) - len(whole))

@@ -102,8 +102,8 @@ class RolloutSource:
         while groups < self.prompts_per_step:
             if drawn >= self.refill_limit * self.prompts_per_step:
                 raise UserError(
-                    f"step {step}: only {groups} of {self.prompts_per_step} groups were admitted after {drawn} prompts: "
-                    "the task is too easy or too hard for the filter; change the task, raise batch.group_size or "
+                    f"step {step}: only {groups} of {self.prompts_per_step} groups were admitted from {drawn} prompts: "
+                    "too easy or too hard for the filter; change the task, raise batch.group_size or "
                     "batch.refill_limit, or set algorithm.dynamic_sampling=false"
                 )
             draws = range(position, position + self._chunk(groups, drawn))

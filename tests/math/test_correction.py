@@ -197,3 +197,9 @@ def test_the_controller_counts_rows_that_train_and_has_a_default_horizon() -> No
     old = f64([[3, 4, 9][:2], [5, 5], [2, 7]])
     found = adaptive_coefficient(0.5, old, torch.zeros_like(old), mask, 4.0)
     assert_close(found, 0.5 * (1 + (4.5 / 4 - 1) * 2 / 10000))
+
+
+def test_the_controller_sees_one_row_and_a_drift_below_single_precision() -> None:
+    ref = f64([[-1.0]])
+    found = adaptive_coefficient(1.0, ref + 1e-9, ref, mask_of([1]), 0.9e-9, 1.0)
+    assert_close(found, 1 + 1 / 0.9 - 1, 1e-6)

@@ -42,7 +42,7 @@ METRICS: dict[str, Metric] = {
     "train/clip_share": Metric("share", "trained tokens with an advantage that the clip keeps from being pushed"),
     "train/carried/{name}": Metric("1", "an option that moves from batch to batch, as this batch used it"),
     "train/statistic/{name}": Metric(
-        "1", "a number of a minibatch that its loss was given, such as KTO's reference point"
+        "1", "a number of a minibatch that its loss is given: KTO's reference point"
     ),
     "train/explained_variance": Metric(
         "share", "1 - Var(returns - values) / Var(returns) over the trained tokens: what the critic knew", "higher"

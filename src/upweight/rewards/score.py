@@ -6,16 +6,17 @@ import inspect
 import math
 import numbers
 import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 from upweight.config import RewardPart, RewardsConfig
 from upweight.errors import UserError, nearest
 from upweight.rewards.builtin import CannotScore, compiled
 from upweight.rewards.load import BUILTIN, resolve
-from upweight.types import FinishReason, Prompt
+from upweight.types import FinishReason, Prompt, Rollout
 
+REWARD_MODEL = "reward_model"
 GIVEN = ("completion", "answer", "prompt", "messages", "finish_reason", "fields")
 
 
@@ -48,17 +49,29 @@ class _Part:
     may_raise: type[Exception]
 
 
+Batched = Callable[[Sequence[Rollout]], list[float]]
+
+
+@dataclass(frozen=True)
+class _BatchedPart:
+    """A part that scores all completions of a step at once, such as a reward model."""
+
+    name: str
+    function: Batched
+    weight: float
+
+
 @final
 class Rewards:
     """The parts of a config, ready to score; made by `make_rewards`."""
 
-    def __init__(self, parts: tuple[_Part, ...]) -> None:
-        self._parts = parts
+    def __init__(self, parts: tuple[_Part, ...], batched: tuple[_BatchedPart, ...] = ()) -> None:
+        self._parts, self._batched = parts, batched
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The parts' names, in the config's order."""
-        return tuple(part.name for part in self._parts)
+        """The parts' names: first those of single completions, then the batched ones, each in the config's order."""
+        return (*(part.name for part in self._parts), *(part.name for part in self._batched))
 
     @property
     def accuracy_part(self) -> str:
@@ -70,7 +83,7 @@ class Rewards:
         return parts[self.accuracy_part] >= 1
 
     def score(self, prompt: Prompt, text: str, finish_reason: FinishReason) -> Scored | Failed:
-        """The weighted sum of all parts, or the first part that failed; never an exception of a user's function."""
+        """The weighted sum of the parts of single completions, or the first that failed; never their exception."""
         row = {**prompt.fields, **_given(prompt, text, finish_reason)}
         values: dict[str, float] = {}
         for part in self._parts:
@@ -80,16 +93,37 @@ class Rewards:
             values[part.name] = value
         return Scored(sum(part.weight * values[part.name] for part in self._parts), values)
 
+    def complete(self, rollouts: Sequence[Rollout]) -> tuple[Rollout, ...]:
+        """The rollouts with the batched parts added to their rewards.
 
-def make_rewards(config: RewardsConfig) -> Rewards:
-    """The rewards of a config, with every function found and its options checked.
+        Raises UserError when such a part gives something else than a finite number.
+        """
+        for part in self._batched:
+            values = part.function(rollouts)
+            if not all(map(math.isfinite, values)):
+                raise UserError(f"reward {part.name!r} gave a score that is not finite")
+            rollouts = [
+                replace(r, reward=r.reward + part.weight * value, reward_parts={**r.reward_parts, part.name: value})
+                for r, value in zip(rollouts, values, strict=True)
+            ]
+        return tuple(rollouts)
+
+
+def make_rewards(config: RewardsConfig, load_model: Callable[[str, RewardPart], Batched] | None = None) -> Rewards:
+    """The rewards of a config, with every function found and its options checked; `load_model` loads reward models.
 
     Raises UserError when a function cannot be loaded or called by name, an option is unknown or of another kind,
     or there are no parts. Whether the data has the columns that a function reads shows with its rows.
     """
     if not config.parts:
         raise UserError('there is no reward: add for example [rewards.parts] correct = "number"')
-    return Rewards(tuple(_bind(name, part) for name, part in config.parts.items()))
+    single, batched = [], []
+    for name, part in config.parts.items():
+        if part.function != REWARD_MODEL or load_model is None:
+            single.append(_bind(name, part))
+        else:
+            batched.append(_BatchedPart(name, load_model(name, part), part.weight))
+    return Rewards(tuple(single), tuple(batched))
 
 
 def _bind(name: str, part: RewardPart) -> _Part:
