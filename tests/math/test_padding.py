@@ -143,6 +143,23 @@ def test_rows_may_stand_in_any_order(
     assert_close(found, expected[order] if expected.dim() else expected, 1e-9)
 
 
+DERIVING = [case for case in CASES if case.values[0].__module__.endswith(("advantages", "shaping", "correction"))]
+DERIVING += [case for case in CASES if case.values[0] in (controllers.adaptive_coefficient, value.explained_variance)]
+
+
+@pytest.mark.parametrize(("function", "options"), DERIVING)
+@settings(max_examples=8)
+@given(mask=masks, seed=st.integers(0, 9))
+def test_columns_of_the_batch_are_computed_in_double_precision(
+    function: Callable[..., Tensor], options: dict[str, object], mask: Tensor, seed: int
+) -> None:
+    single = {name: c.float() if c.is_floating_point() else c for name, c in columns(seed, mask).items()}
+    double = {name: c.double() if c.is_floating_point() else c for name, c in single.items()}
+    found, expected = call(function, single, options), call(function, double, options)
+    assert torch.equal(found, expected)
+    assert found.dtype in (torch.float64, torch.bool)
+
+
 @pytest.mark.parametrize(("function", "options"), CASES)
 def test_inputs_stay_as_they_were(function: Callable[..., Tensor], options: dict[str, object]) -> None:
     before = columns(1, torch.arange(4)[None] < torch.tensor([4, 1, 0, 3, 2, 4])[:, None])

@@ -62,6 +62,20 @@ def test_v13_the_lower_clip_stops_bad_answers(function: object) -> None:
     assert_close(derivative, [0.356313] * 3, PRINTED)
 
 
+@pytest.mark.parametrize("function", [sequence_surrogate, sequence_token_surrogate])
+def test_v13_the_default_bounds_are_three_and_four_parts_in_ten_thousand(function: object) -> None:
+    old, mask = f64([[-1.0]]), mask_of([1])
+    for advantage, drift, bound in (
+        (1.0, 3.9e-4, 3.9e-4),
+        (1.0, 9e-4, 4e-4),
+        (-1.0, -2.9e-4, -2.9e-4),
+        (-1.0, -9e-4, -3e-4),
+    ):
+        logprobs = old + math.log1p(drift)
+        loss = function(logprobs, old, f64([[advantage]]), mask)  # type: ignore[operator]
+        assert_close(loss, [[-advantage * (1 + bound)]])
+
+
 def test_v13_the_unnormalised_ratio_is_the_product() -> None:
     objective, derivative = v13(1.0, clip_low=0.5, clip_high=0.5, ratio="sum")
     assert_close(objective, 1.221403, PRINTED)

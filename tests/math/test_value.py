@@ -70,6 +70,7 @@ def test_explained_variance() -> None:
     assert_close(explained_variance(returns, wild, mask), 0.0)
     assert_close(explained_variance(returns, 3 * returns + wild, mask), -3.0)
     assert_close(explained_variance(returns, returns / 2, mask), 0.75)
+    assert_close(explained_variance(returns / 100, returns / 200, mask), 0.75)
     found = explained_variance(returns.float(), returns.float(), mask)
     assert found.dtype == torch.float64
 

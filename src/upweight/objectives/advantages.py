@@ -26,7 +26,7 @@ def raw_reward(rewards: Rows) -> Rows:
 
     No baseline (Williams 1992). Unbiased; a constant added to all rewards adds only variance (V23).
     """
-    return rewards
+    return rewards.double()
 
 
 def positive_part(rewards: Rows) -> Rows:
@@ -34,7 +34,7 @@ def positive_part(rewards: Rows) -> Rows:
 
     Learn from what was rewarded, ignore the rest (RFT, 2308.01825).
     """
-    return rewards.clamp(min=0)
+    return rewards.double().clamp(min=0)
 
 
 def minus_baseline(rewards: Rows, group_ids: GroupIds, baseline: Baseline = "batch", running_mean: float = 0.0) -> Rows:
