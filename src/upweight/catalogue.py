@@ -193,7 +193,7 @@ def example(reference: str) -> list[str]:
     first = "upweight train examples/arithmetic/sft.toml"
     name = reference.rpartition(":")[2]
     if algorithm(reference).source == "demonstrations":
-        return [first if name == "sft" else f"{first} name=arithmetic-{name} algorithm={reference}"]
+        return [f"{first} name=arithmetic-{name} algorithm={reference}"]
     return [first, f"upweight train examples/arithmetic/grpo.toml name=arithmetic-{name} algorithm={reference}"]
 
 

@@ -115,7 +115,10 @@ TaskConfig = Annotated[ArithmeticTask | CountdownTask | Gsm8kTask | RowsTask, Fi
 
 
 class DataConfig(Section):
-    """Where problems, demonstrations, pairs or labelled completions come from. One task may be written straight into `[data]`."""
+    """Where problems, demonstrations, pairs or labelled completions come from.
+
+    One task may be written straight into `[data]`.
+    """
 
     mixture: Annotated[tuple[TaskConfig, ...], Field(min_length=1)]
     on_bad_row: Literal["error", "skip"] = Field("error", description="a bad row ends the run, or is counted")

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from tests.contract import tiny
-from upweight.models.forward import score_rows
 from upweight.samplers.native import NativeSampler
 from upweight.types import Request, SampleKey, SamplingParams
 
@@ -38,7 +37,7 @@ def test_captured_logprobs_are_the_learners(architecture: str) -> None:
     assert {c.finish_reason for c in done} == {"stop", "length"}
     prompts = [torch.tensor(asked[c.key].prefix_ids) for c in done]
     tokens = [torch.tensor(c.token_ids) for c in done]
-    scored, _ = score_rows(sampler.model, prompts, tokens, PARAMS.temperature)
+    scored, _ = tiny.score_rows(sampler.model, prompts, tokens, PARAMS.temperature)
     for completion, logprobs in zip(done, scored, strict=True):
         assert (logprobs - torch.tensor(completion.logprobs)).abs().max() < 1e-5
 

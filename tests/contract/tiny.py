@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache, partial
 from math import inf
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from upweight.algorithms import Algorithm, choices_of
 from upweight.batches import join
 from upweight.config import InitConfig, LearnerConfig, ModelConfig, OptimizerConfig
 from upweight.learners.local import LocalLearner
+from upweight.models.forward import head_inputs, hidden_rows
+from upweight.models.head import token_logprobs
 from upweight.models.load import load_model
 from upweight.models.networks import Network, PolicyNetwork, RewardNetwork, make_critic
 from upweight.models.reward import reward_model_from
@@ -36,6 +39,21 @@ def tiny_model(
             if parameter.dim() > 1:
                 parameter.mul_(4)
     return model, tokenizer
+
+
+def score_rows(
+    model: PreTrainedModel,
+    prompt_ids: Sequence[Tensor],
+    token_ids: Sequence[Tensor],
+    temperature: float,
+    pad_multiple: int = 1,
+    packing: bool = False,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Log-probs and entropies of each row's completion tokens, both with gradient, ragged: [T_i] each."""
+    hidden = hidden_rows(model, prompt_ids, token_ids, "predicting", pad_multiple, packing)
+    logprobs, entropy = token_logprobs(*head_inputs(model, hidden, token_ids), temperature)
+    lengths = [len(tokens) for tokens in token_ids]
+    return list(logprobs.split(lengths)), list(entropy.split(lengths))
 
 
 def network(method: Algorithm, dtype: str = "float64", share_trunk: bool = False, **layout: Any) -> Network:
@@ -75,7 +93,7 @@ def learner(
         reference_moves=method.reference_every > 0,
         total_steps=10,
         optimizers={"policy": optimizer, "critic": optimizer},
-        limits=LearnerConfig(tokens_per_microbatch=tokens_per_microbatch),
+        limits=LearnerConfig(tokens_per_microbatch=tokens_per_microbatch, packing=packing),
     )
 
 

@@ -1,14 +1,13 @@
-"""What the tests of the mathematics share: a loss put together from an algorithm's row, and tensors by hand."""
+"""What the tests of the mathematics share: tensors by hand, and equality to a stated tolerance."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from upweight.algorithms import Algorithm
-from upweight.objectives.tokens import pad, token_weights
+from upweight.objectives.tokens import pad
 
 
 def f64(values: Sequence[float]) -> Tensor:
@@ -22,15 +21,6 @@ def padded(rows: Sequence[Sequence[float]]) -> Tensor:
 
 def mask_of(lengths: Sequence[int]) -> Tensor:
     return torch.arange(max(lengths))[None, :] < torch.tensor(lengths)[:, None]
-
-
-def total_loss(algorithm: Algorithm, columns: Mapping[str, Tensor], loss_mask: Tensor) -> Tensor:
-    """sum over terms of coefficient * (weights * per-token loss).sum(): the one way a method becomes a number."""
-    losses = [
-        term.coefficient * (token_weights(loss_mask, term.reduction) * term.loss(columns)).sum()
-        for term in algorithm.active_terms()
-    ]
-    return torch.stack(losses).sum()
 
 
 def gradient(loss: Tensor, leaf: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -23,6 +24,14 @@ def test_every_option_of_a_function_stands_in_its_formula(function: Callable[...
     assert formula
     assert not formula.endswith(".")
     assert options <= set(re.findall(r"\w+", formula))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+def test_the_default_of_an_option_that_chooses_is_one_of_its_choices(function: Callable[..., object]) -> None:
+    hints = get_type_hints(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if get_origin(hints[name]) is Literal and parameter.default is not parameter.empty:
+            assert parameter.default in get_args(hints[name])
 
 
 def test_the_formula_of_the_penalty_is_the_name_of_its_estimator() -> None:

@@ -77,7 +77,10 @@ def test_tokens_outside_the_mask_get_no_push(name: str) -> None:
     method = tiny.every_term(name)
     rows, outputs = problem(method)
     _, pushes = differentiate(
-        method.active_terms(), rows, {k: ragged(v, rows.lengths()) for k, v in outputs.items()}, weights_of(method, rows)
+        method.active_terms(),
+        rows,
+        {k: ragged(v, rows.lengths()) for k, v in outputs.items()},
+        weights_of(method, rows),
     )
     mask = torch.cat(list(rows.loss_mask))
     for push in total_pushes(pushes).values():

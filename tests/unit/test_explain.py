@@ -321,6 +321,6 @@ def test_a_method_in_words() -> None:
 
 
 def test_example_of_a_method_from_a_dataset_of_demonstrations_needs_no_model_before_it() -> None:
-    assert example("sft") == ["upweight train examples/arithmetic/sft.toml"]
+    assert example("sft") == ["upweight train examples/arithmetic/sft.toml name=arithmetic-sft algorithm=sft"]
     assert len(example("dpo")) == 2
     assert algorithm("dpo").source == "pairs"

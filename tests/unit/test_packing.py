@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from tests.contract.tiny import ARCHITECTURES, tiny_model
+from tests.contract.tiny import ARCHITECTURES, score_rows, tiny_model
 from upweight.errors import UserError
-from upweight.models.forward import check_packing, score_rows
+from upweight.models.forward import check_packing
 from upweight.models.packing import first_fit_decreasing
 
 Rows = tuple[list[Tensor], list[Tensor]]

@@ -15,7 +15,7 @@ from torch import Tensor
 from upweight.algorithms import Term
 from upweight.checkpoint import flatten_optimizer, unflatten_optimizer
 from upweight.config import LearnerConfig, OptimizerConfig
-from upweight.learners.microbatches import microbatches, units_of
+from upweight.learners.microbatches import microbatches, packed_microbatches, units_of
 from upweight.learners.objective import differentiate, total_pushes
 from upweight.learners.port import Which
 from upweight.learners.schedule import learning_rate
@@ -193,7 +193,8 @@ class LocalLearner:
 
     def _microbatches(self, rows: Batch, units: list[list[int]]) -> list[list[int]]:
         lengths = [len(p) + len(t) for p, t in zip(rows.prompt_ids, rows.token_ids, strict=True)]
-        return microbatches(units, lengths, self.limits.tokens_per_microbatch)
+        cut = packed_microbatches if self.limits.packing else microbatches
+        return cut(units, lengths, self.limits.tokens_per_microbatch)
 
 
 def _shown(by_output: Mapping[str, list[Tensor]]) -> list[Tensor]:

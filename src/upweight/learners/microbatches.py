@@ -29,6 +29,23 @@ def microbatches(units: Iterable[Sequence[int]], lengths: Sequence[int], token_b
     return pieces
 
 
+def packed_microbatches(units: Iterable[Sequence[int]], lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Rows of each micro-batch where rows share a sequence: whole units in their order, `sum of lengths` in the budget.
+
+    Long and short rows stay together, so that the short ones fill up what the long ones leave.
+    """
+    pieces: list[list[int]] = []
+    filled = 0
+    for unit in units:
+        tokens = sum(lengths[row] for row in unit)
+        if not pieces or filled + tokens > token_budget:
+            pieces.append([])
+            filled = 0
+        pieces[-1].extend(unit)
+        filled += tokens
+    return pieces
+
+
 def shares(units: Iterable[Sequence[int]], lengths: Sequence[int], ranks: int) -> list[list[list[int]]]:
     """Units of each rank, so that the ranks have about equally many tokens: the longest goes to the least loaded."""
     taken: list[list[list[int]]] = [[] for _ in range(ranks)]

@@ -15,7 +15,6 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from upweight.errors import UserError
-from upweight.models.head import token_logprobs
 from upweight.models.packing import first_fit_decreasing
 from upweight.objectives.tokens import own_positions, predicting_positions
 
@@ -51,21 +50,6 @@ def hidden_rows(
         for prompt, tokens, start in zip(prompt_ids, token_ids, starts, strict=True)
     ]
     return hidden.flatten(0, 1)[torch.cat(picked).to(hidden.device)]
-
-
-def score_rows(
-    model: PreTrainedModel,
-    prompt_ids: Sequence[Tensor],
-    token_ids: Sequence[Tensor],
-    temperature: float,
-    pad_multiple: int = 1,
-    packing: bool = False,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Log-probs and entropies of each row's completion tokens, both with gradient, ragged: [T_i] each."""
-    hidden = hidden_rows(model, prompt_ids, token_ids, "predicting", pad_multiple, packing)
-    logprobs, entropy = token_logprobs(*head_inputs(model, hidden, token_ids), temperature)
-    lengths = [len(tokens) for tokens in token_ids]
-    return list(logprobs.split(lengths)), list(entropy.split(lengths))
 
 
 def head_inputs(

@@ -115,10 +115,11 @@ def returns_to_go(token_rewards: Tokens, loss_mask: Mask, gamma: float = 1.0) ->
 
     What a token can still influence. Untrained tokens are skipped: they earn nothing and discount nothing. 0 there.
     """
-    ahead = token_rewards.new_zeros(len(token_rewards), dtype=torch.float64)
+    rewards = token_rewards.double()
+    ahead = rewards.new_zeros(len(rewards))
     returns = []
-    for reward, trained in zip(token_rewards.double().unbind(-1)[::-1], loss_mask.unbind(-1)[::-1], strict=True):
-        ahead = torch.where(trained, reward + gamma * ahead, ahead)
+    for t in reversed(range(loss_mask.shape[1])):
+        ahead = torch.where(loss_mask[:, t], rewards[:, t] + gamma * ahead, ahead)
         returns.append(ahead)
     return masked(torch.stack(returns[::-1], dim=-1), loss_mask)
 

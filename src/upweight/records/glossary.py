@@ -41,9 +41,7 @@ METRICS: dict[str, Metric] = {
     "train/ratio_max": Metric("ratio", "largest probability ratio pi / old among the trained tokens"),
     "train/clip_share": Metric("share", "trained tokens with an advantage that the clip keeps from being pushed"),
     "train/carried/{name}": Metric("1", "an option that moves from batch to batch, as this batch used it"),
-    "train/statistic/{name}": Metric(
-        "1", "a number of a minibatch that its loss is given: KTO's reference point"
-    ),
+    "train/statistic/{name}": Metric("1", "a number of a minibatch that its loss is given: KTO's reference point"),
     "train/explained_variance": Metric(
         "share", "1 - Var(returns - values) / Var(returns) over the trained tokens: what the critic knew", "higher"
     ),
