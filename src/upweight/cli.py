@@ -284,10 +284,9 @@ def run_lines(summary: Mapping[str, Any]) -> list[str]:
     """A finished run in a few lines."""
     lines = [f"{summary['name']}: {summary['steps']} steps of {summary['algorithm']} in {summary['seconds']:.0f} s"]
     start, end = summary["eval_start"], summary["eval"]
-    if end:
-        lines.append(f"held-out accuracy, greedy: {_accuracy(start, 'greedy')} -> {_accuracy(end, 'greedy')}")
-        if "sampled" in end:
-            lines.append(f"held-out accuracy, sampled: {_accuracy(start, 'sampled')} -> {_accuracy(end, 'sampled')}")
+    for kind, words in {"greedy": "greedy", "sampled": "sampled", "pair_accuracy": "of pairs"}.items():
+        if kind in end:
+            lines.append(f"held-out accuracy, {words}: {_accuracy(start, kind)} -> {_accuracy(end, kind)}")
     return [*lines, f"model: {summary['model']}"]
 
 

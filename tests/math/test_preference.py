@@ -148,6 +148,7 @@ def test_the_reference_point_is_a_mean_of_sums_and_never_negative() -> None:
     logprobs, ref, mask = ROWS
     assert_close(reference_point(logprobs, ref, mask), 0.25)
     assert_close(reference_point(ref, logprobs, mask), 0.0)
+    assert_close(reference_point(logprobs[:1], ref[:1], mask[:1]), 1.0)
     idle = torch.cat([mask, torch.zeros_like(mask[:1])])
     longer = [torch.cat([column, column[:1]]) for column in (logprobs, ref)]
     assert_close(reference_point(*longer, idle), 0.25)

@@ -201,7 +201,11 @@ def test_whitening_defaults() -> None:
 @pytest.mark.parametrize("kind", ["population", "sample"])
 @pytest.mark.parametrize("worth", [[0.3, 0.3, 0.1 + 0.2], [0.0, 0.0, 0.0], [-1e5, -1e5, -1e5]])
 def test_advantages_that_are_all_equal_whiten_to_exactly_zero(kind: str, worth: list[float]) -> None:
-    assert whiten(f64(worth), mask_of([2, 1, 3]), kind).count_nonzero() == 0
+    mask = mask_of([2, 1, 3])
+    assert whiten(f64(worth), mask, kind).count_nonzero() == 0
+    centred, variance = deviations(spread(f64(worth), mask), mask, kind)
+    assert centred.count_nonzero() == 0
+    assert variance.item() == 0
 
 
 @pytest.mark.parametrize("kind", ["population", "sample"])

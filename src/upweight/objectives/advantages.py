@@ -91,7 +91,7 @@ def group_relative(rewards: Rows, group_ids: GroupIds, std: StdKind = "populatio
 
 
 def constant_groups(rewards: Rows, group_ids: GroupIds) -> Bool[Tensor, " groups"]:
-    """max_g(r) - min_g(r) <= 1e-12 max(|max_g(r)|, |min_g(r)|)
+    """max_g(r) - min_g(r) <= 1e-12 max_g(|r|)
 
     Whether all rewards of a group are equal to rounding, for each group in order of its id.
     """
@@ -99,7 +99,7 @@ def constant_groups(rewards: Rows, group_ids: GroupIds) -> Bool[Tensor, " groups
     empty = torch.zeros(len(ids), dtype=torch.float64, device=rewards.device)
     low = empty.scatter_reduce(0, index, rewards.double(), "amin", include_self=False)
     high = empty.scatter_reduce(0, index, rewards.double(), "amax", include_self=False)
-    return (high - low) <= 1e-12 * torch.maximum(high.abs(), low.abs())
+    return (high - low) <= 1e-12 * torch.maximum(high, -low)
 
 
 def spread(advantages: Float[Tensor, " rows *tokens"], loss_mask: Mask) -> Tokens:
