@@ -31,7 +31,7 @@ T95_OF_THREE = 4.303  # Student's t, 2 degrees of freedom
 
 def run_seed(seed: int) -> dict[str, Any]:
     """Accuracies of one seed, and how much of the returns the critic explained over the last quarter of PPO."""
-    summary = run_pipeline(load_pipeline(PIPELINE, [f"name=critic/seed-{seed}", f"seed={seed}"]))
+    summary = run_pipeline(load_pipeline(PIPELINE, [f"name=critic/seed-{seed}", f"seed={seed}", "threads=1"]))
     lines = read_metrics(FOLDER / f"seed-{seed}" / "ppo" / "metrics.jsonl")
     explained = [line["train/explained_variance"] for line in lines if "train/explained_variance" in line]
     return {**summary, "explained_variance": statistics.mean(explained[-len(explained) // 4 :])}
@@ -39,7 +39,7 @@ def run_seed(seed: int) -> dict[str, Any]:
 
 def cost(name: str, turn: int, answer: Any) -> None:
     """In a fresh process: median seconds of a step after the first two, and the process's peak memory."""
-    pipeline = load_pipeline(PIPELINE, ["name=critic/seed-0", "seed=0"])
+    pipeline = load_pipeline(PIPELINE, ["name=critic/seed-0", "seed=0", "threads=1"])
     (stage,) = (stage for stage in pipeline.stages if stage.name == name.split(",", maxsplit=1)[0])
     config = stage_config(pipeline, stage).model_dump(exclude_none=True)
     config |= {"name": f"critic/cost-{name.replace(', ', '-').replace(' ', '-')}-{turn}", "steps": COST_STEPS}

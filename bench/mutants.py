@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,14 +47,24 @@ class Mutant:
         return hashlib.sha256(f"{self.module}\n{self.source}".encode()).hexdigest()[:16]
 
 
-def mutants(module: str, source: str) -> Iterator[Mutant]:
-    """Every mutant of the module, none twice."""
+def choices_in(sources: Iterable[str]) -> dict[str, str]:
+    """For each string of a Literal, the one after it."""
+    following: dict[str, str] = {}
+    for node in (node for source in sources for node in ast.walk(ast.parse(source))):
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal":
+            words = [c.value for c in ast.walk(node.slice) if isinstance(c, ast.Constant)]
+            following |= dict(zip(words, words[1:] + words[:1], strict=True))
+    return following
+
+
+def mutants(module: str, source: str, choices: dict[str, str]) -> Iterator[Mutant]:
+    """Every mutant of the module, none twice; a string that is a choice becomes the choice after it."""
     tree = ast.parse(source)
     plain = ast.unparse(tree)
     seen = {plain}
     for holder, key, function in _places(tree, ""):
         node = holder[key]
-        for replacement in _replacements(node, _choices(tree)):
+        for replacement in _replacements(node, choices):
             holder[key] = replacement
             text = ast.unparse(tree)
             holder[key] = node
@@ -86,16 +96,6 @@ def _is_code(node: ast.AST, function: str) -> bool:
 
 def _negative_literal(node: ast.AST) -> bool:
     return isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant) and type(node.operand.value) is int
-
-
-def _choices(tree: ast.Module) -> dict[str, str]:
-    """For each string of a Literal, the one after it."""
-    following = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal":
-            words = [c.value for c in ast.walk(node.slice) if isinstance(c, ast.Constant)]
-            following |= dict(zip(words, words[1:] + words[:1], strict=True))
-    return following
 
 
 def _replacements(node: Any, choices: dict[str, str]) -> Iterator[ast.AST]:

@@ -15,7 +15,10 @@ class UserError(Exception):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint for a misspelt name: ` (did you mean 'steps'?)`, or the known names when none is near."""
+    """A hint for a misspelt name: ` (did you mean 'steps'?)`, or the known names when none is near.
+
+    Of several near ones, the one with the same letters wins: two swapped keys are the commonest slip.
+    """
     names = sorted(known)
-    close = get_close_matches(word, names, n=1)
+    close = sorted(get_close_matches(word, names), key=lambda name: sorted(name) != sorted(word))
     return f" (did you mean {close[0]!r}?)" if close else f" (known: {', '.join(names)})"

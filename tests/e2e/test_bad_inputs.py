@@ -118,6 +118,44 @@ CASES: dict[str, tuple[Callable[[Path, dict[str, Any]], dict[str, Any]], str]] =
     "prompt longer than the context": (rows(json.dumps({"prompt": "x" * 99, "answer": "1"})), "context of 32"),
     "unknown algorithm": (change(algorithm="gpro"), "did you mean 'grpo'"),
     "unknown option": (change(algorithm={"name": "grpo", "clip_hi": 0.3}), "did you mean 'clip_high'"),
+    "a choice that is none": (change(algorithm={"name": "grpo", "std": "populaton"}), "is not one of population"),
+    "k3 in the reward": (
+        change(algorithm={"name": "ppo", "kl_reward_estimator": "k3"}),
+        "k3 is refused: in the reward its gradient",
+    ),
+    "k2 in the reward": (change(algorithm={"name": "rloo", "kl_reward_estimator": "k2"}), "k2 is refused"),
+    "a reference that nothing reads": (change(algorithm={"name": "grpo", "reference_every": 5}), "nothing reads"),
+    "a reference mixed by nothing": (change(algorithm={"name": "dpo", "reference_mix": 0.0}), "above 0 and at most 1"),
+    "a second stream from nowhere": (change(algorithm={"name": "ppo", "pretrain_coef": 0.1}), "say where it comes from in [pretrain]"),
+    "a length that is nobody's": (
+        change(algorithm={"name": "sft", "reduction": "constant_length"}),
+        "algorithm.constant_length has no default",
+    ),
+    "an algorithm's file that is not there": (change(algorithm="nowhere.py:mine"), "nowhere.py does not exist"),
+    "a file whose object is no algorithm": (
+        lambda folder, good: merge(good, {"algorithm": f"{folder / 'reward.py'}:good"}),
+        "is a function, not an upweight.Algorithm",
+    ),
+    "pairs without a rejected answer": (
+        rows('{"prompt": "1", "chosen": "2"}\n', algorithm="dpo"),
+        "line 1",
+    ),
+    "labels that are none": (
+        rows('{"prompt": "1", "completion": "2", "label": "good"}\n', algorithm="kto"),
+        "line 1",
+    ),
+    "a task without pairs": (
+        lambda _folder, good: {**good, "algorithm": "dpo", "data": {"task": "countdown"}},
+        "has no pairs",
+    ),
+    "pairs evaluated with none held out": (
+        rows(
+            '{"prompt": "1", "chosen": "2", "rejected": "3"}\n{"prompt": "2", "chosen": "3", "rejected": "1"}\n',
+            algorithm="reward_model",
+            evaluate={"every": 1},
+        ),
+        "no pairs are held out",
+    ),
     "option of another kind": (change(algorithm={"name": "grpo", "clip_low": "much"}), "clip_low must be like 0.2"),
     "top_p in training": (change(sampling={"top_p": 0.9}), "log-probs would not be those"),
     "no such model": (lambda _, good: {**good, "model": {"path": "./no/model"}}, "cannot load './no/model'"),
