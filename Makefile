@@ -53,6 +53,11 @@ check: setup
 	@$(BIN)/lint-imports --no-logo
 	@$(PYTEST) -m "not slow" tests/math tests/unit
 
+# Small mistakes made in objectives/, one at a time: does tests/math notice? Goes on where it was interrupted.
+.PHONY: mutate
+mutate: setup
+	@OMP_NUM_THREADS=1 $(BIN)/python bench/mutate.py
+
 docs: setup
 	@$(BIN)/python docs/build.py
 

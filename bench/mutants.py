@@ -52,7 +52,7 @@ def choices_in(sources: Iterable[str]) -> dict[str, str]:
     following: dict[str, str] = {}
     for node in (node for source in sources for node in ast.walk(ast.parse(source))):
         if isinstance(node, ast.Subscript) and ast.unparse(node.value) == "Literal":
-            words = [c.value for c in ast.walk(node.slice) if isinstance(c, ast.Constant)]
+            words = [str(c.value) for c in ast.walk(node.slice) if isinstance(c, ast.Constant)]
             following |= dict(zip(words, words[1:] + words[:1], strict=True))
     return following
 
@@ -105,19 +105,22 @@ def _replacements(node: Any, choices: dict[str, str]) -> Iterator[ast.AST]:
         case ast.BoolOp():
             yield ast.BoolOp(OPERATORS[type(node.op)](), node.values)
         case ast.Compare():
-            for other in COMPARISONS.get(type(node.ops[0]), ()):
-                yield ast.Compare(node.left, [other(), *node.ops[1:]], node.comparators)
-        case ast.UnaryOp():
-            yield ast.Constant(1 - node.operand.value) if _negative_literal(node) else node.operand
+            for operator in COMPARISONS.get(type(node.ops[0]), ()):
+                yield ast.Compare(node.left, [operator(), *node.ops[1:]], node.comparators)
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int(number))):
+            yield ast.Constant(1 - number)
+        case ast.UnaryOp(operand=operand):
+            yield operand
         case ast.Name(id="inf"):
             yield ast.Constant(2.0)
         case ast.Constant():
             yield from map(ast.Constant, _other_values(node.value, choices))
-        case ast.If() | ast.IfExp():
-            for test in (True, False):
-                yield type(node)(ast.Constant(test), node.body, node.orelse)
-        case ast.Return(value=ast.expr()):
-            yield ast.Return(ast.BinOp(node.value, ast.Mult(), ast.Constant(0)))
+        case ast.If(body=body, orelse=orelse):
+            yield from (ast.If(ast.Constant(test), body, orelse) for test in (True, False))
+        case ast.IfExp(body=one, orelse=other):
+            yield from (one, other)
+        case ast.Return(value=ast.expr() as value):
+            yield ast.Return(ast.BinOp(value, ast.Mult(), ast.Constant(0)))
         case ast.Expr() | ast.Raise():
             yield ast.Pass()
         case ast.Assign(targets=[ast.Name(id=name)]) if name in {getattr(n, "id", "") for n in ast.walk(node.value)}:

@@ -21,9 +21,8 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import beartype  # noqa: F401 - what is imported here need not be imported for each mutant
@@ -33,6 +32,7 @@ import pytest
 import torch
 import transformers  # noqa: F401
 from mutants import Mutant, choices_in, mutants
+from mutation_plugins import Calls, Selected
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "runs" / "mutation"
@@ -40,74 +40,6 @@ PACKAGE = Path("src/upweight/objectives")
 TESTS = "tests/math"
 READS_THE_SOURCE = "test_formulas.py"  # calls nothing, and may notice any change of a signature
 WORST = 30.0  # seconds that a mutant may take beyond five times what its tests take
-
-
-@dataclass(eq=False)
-class Calls:
-    """A pytest plugin: the functions of objectives/ that each test calls, or its file on import, and its seconds."""
-
-    package: str
-    of_test: dict[str, list[str]] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    called: set[str] = field(default_factory=set)
-
-    def note(self, frame: FrameType, event: str, _: object) -> None:
-        """What sys.setprofile calls at every call."""
-        path = frame.f_code.co_filename
-        if event == "call" and path.startswith(self.package):
-            self.called.add(f"{Path(path).stem}.{frame.f_code.co_name}")
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_make_collect_report(self, collector: pytest.Collector) -> Iterator[None]:
-        """Notes what a file calls when it is imported."""
-        return (yield from self.noted(collector.nodeid))
-
-    @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        """Notes what a test calls and how long it takes."""
-        start = time.perf_counter()
-        report = yield from self.noted(item.nodeid)
-        self.seconds[item.nodeid] = time.perf_counter() - start
-        return report
-
-    def noted(self, name: str) -> Iterator[Any]:
-        """The rest of a hook, with calls noted for `name`."""
-        self.called = set()
-        sys.setprofile(self.note)
-        try:
-            return (yield)
-        finally:
-            sys.setprofile(None)
-            self.of_test[name] = sorted(self.called)
-
-    def answer(self) -> dict[str, Any]:
-        """Calls and seconds of each test."""
-        files = {test: self.of_test.get(test.partition("::")[0], []) for test in self.seconds}
-        return {"calls": {t: sorted({*self.of_test[t], *files[t]}) for t in self.seconds}, "seconds": self.seconds}
-
-
-@dataclass(eq=False)
-class Selected:
-    """A pytest plugin: runs the given tests in the given order and remembers the first that failed."""
-
-    order: dict[str, int]
-    failed: str = ""
-
-    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Leaves the selected tests, in order."""
-        items[:] = sorted((item for item in items if item.nodeid in self.order), key=lambda i: self.order[i.nodeid])
-
-    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
-        """A file that cannot be imported has noticed something too."""
-        self.failed = self.failed or (report.nodeid if report.failed else "")
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Notes the first failure."""
-        self.failed = self.failed or (report.nodeid if report.failed else "")
-
-    def answer(self) -> dict[str, Any]:
-        """The first test that failed, if any did."""
-        return {"by": self.failed}
 
 
 def fork_pytest(tree: Path, plugin: Calls | Selected, files: list[str], write_bytecode: bool = False) -> int:
@@ -141,8 +73,10 @@ def copy_tree(tree: Path) -> None:
 def measure(tree: Path) -> dict[str, Any]:
     """Runs all of tests/math unchanged; exits if it does not pass."""
     os.waitpid(fork_pytest(tree, Calls(str(tree / PACKAGE)), [TESTS], write_bytecode=True), 0)
-    answer = json.loads((tree / "answer.json").read_text()) if (tree / "answer.json").exists() else {"status": -1}
-    if answer["status"] != 0 or not any(answer["calls"].values()):
+    answer: dict[str, Any] = {"status": -1}
+    if (tree / "answer.json").exists():
+        answer = json.loads((tree / "answer.json").read_text())
+    if answer["status"] != pytest.ExitCode.OK or not any(answer["calls"].values()):
         sys.exit(f"{TESTS} does not pass as it stands: see {tree / 'log.txt'}")
     # A mutant may have the size and the second of the source that this was compiled from.
     shutil.rmtree(tree / PACKAGE / "__pycache__", ignore_errors=True)
@@ -193,7 +127,7 @@ def verdict(running: Running) -> tuple[str, str] | None:
     if not (running.tree / "answer.json").exists():
         return "killed", "the interpreter"
     answer = json.loads((running.tree / "answer.json").read_text())
-    if answer["status"] not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.INTERRUPTED):
+    if not answer["by"] and answer["status"] != pytest.ExitCode.OK:
         sys.exit(f"pytest broke down: see {running.tree / 'log.txt'}")
     return ("killed" if answer["by"] else "survived"), answer["by"]
 

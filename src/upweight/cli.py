@@ -321,11 +321,14 @@ def rollout_lines(found: Mapping[str, Any]) -> list[str]:
 
 def stage_table(summary: Mapping[str, Any]) -> Table:
     """Accuracy and training time of every stage of a pipeline."""
-    table = Table("model after", "greedy", "sampled", "training", title="held-out accuracy (95% interval)")
+    kinds = {"greedy": "greedy", "sampled": "sampled", "pair_accuracy": "pairs"}
+    shown = [kind for kind in kinds if any(kind in found for found in summary["accuracy"].values())]
+    columns = ("model after", *(kinds[kind] for kind in shown), "training")
+    table = Table(*columns, title="held-out accuracy (95% interval)")
     for name, found in summary["accuracy"].items():
         seconds = summary["seconds"].get(name)
         spent = f"{seconds:.0f} s" if seconds is not None else ""
-        table.add_row(escape(name), _accuracy(found, "greedy"), _accuracy(found, "sampled"), spent)
+        table.add_row(escape(name), *(_accuracy(found, kind) for kind in shown), spent)
     return table
 
 

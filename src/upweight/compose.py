@@ -21,9 +21,9 @@ from upweight.learners.gloo import GlooLearner
 from upweight.learners.local import LocalLearner
 from upweight.learners.port import Learner
 from upweight.models.forward import context_length
-from upweight.models.load import load_model
+from upweight.models.load import device_of, load_model
 from upweight.models.networks import Network, PolicyNetwork, RewardNetwork, make_critic
-from upweight.models.reward import reward_model_from
+from upweight.models.reward import load_reward_model, reward_model_from
 from upweight.records.run_dir import open_run
 from upweight.rewards.model import load_model_reward
 from upweight.rewards.score import Rewards, make_rewards
@@ -176,15 +176,27 @@ def make_evaluator(config: Config, data: Sequence[TaskData], encoder: Encoder, m
 
 
 def measure_model(config: Config) -> dict[str, float]:
-    """Held-out accuracy of the model that a config names, by its data, rewards and `[evaluate]`; trains nothing."""
+    """Held-out accuracy of the model that a config names, by its data, rewards and `[evaluate]`; trains nothing.
+
+    Of a reward model, how many held-out pairs it ranks as they were marked.
+    """
     quiet_libraries()
     if config.threads:
         torch.set_num_threads(config.threads)
+    if config.algorithm.resolve().model == "reward":
+        return _measure_reward_model(config)
     data = load_data(config.data, config.seed, "problems")
     model, tokenizer = load_model(config.model, texts_of(data), config.seed)
     encoder = make_encoder(config, model, tokenizer)
     evaluator = make_evaluator(config, data, encoder, make_maker(config, model, tokenizer, encoder))
     return evaluator.measure()
+
+
+def _measure_reward_model(config: Config) -> dict[str, float]:
+    model, tokenizer = load_reward_model(str(config.model.path), device=device_of(config.model))
+    encoder = Encoder(tokenizer, stop_ids(tokenizer, None), context_length(model), config.data.on_bad_row)
+    evaluator = make_pair_evaluator(config, load_data(config.data, config.seed, "pairs"), encoder)
+    return evaluator(LocalLearner(RewardNetwork(model, tokenizer), (), limits=config.learner), version=0)
 
 
 def make_learner(

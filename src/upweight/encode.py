@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from rich.console import Console
+from rich.progress import track
 from transformers import PreTrainedTokenizerBase
 
 from upweight.chat import Encoded, encode_answer, encode_demonstration, encode_prompt
 from upweight.errors import UserError
 from upweight.tasks.bad_rows import BadRows, OnBadRow
 from upweight.types import Demonstration, LabelledCompletion, Message, PreferencePair, Problem, Prompt
+
+LONG_ENOUGH_TO_SHOW = 20_000  # rows; fewer take a few seconds at most
 
 Item = TypeVar("Item", Problem, Demonstration, PreferencePair, LabelledCompletion)
 Made = TypeVar("Made")
@@ -69,7 +73,9 @@ class Encoder:
     def _each(self, encode: Callable[[Item], Made], items: Sequence[Item], where: str) -> list[Made]:
         bad = BadRows(self.on_bad_row, where)
         encoded = []
-        for item in items:
+        console = Console(stderr=True)
+        silent = len(items) < LONG_ENOUGH_TO_SHOW or not console.is_terminal
+        for item in track(items, f"tokenising {where}", console=console, transient=True, disable=silent):
             try:
                 encoded.append(encode(item))
             except ValueError as error:

@@ -125,7 +125,8 @@ def stage_config(pipeline: Pipeline, stage: Stage) -> Config:
 def run_pipeline(pipeline: Pipeline) -> dict[str, Any]:
     """Runs what is not finished yet, measures every model, and returns the summary that it also writes.
 
-    The summary has `accuracy.STAGE` (and `accuracy.base`), `seconds.STAGE`, `seconds.total` and `seed`.
+    The summary has `accuracy.STAGE` (and `accuracy.base`, but where the first stage makes a reward model),
+    `seconds.STAGE`, `seconds.total` and `seed`.
     """
     _claim(pipeline)
     summary_path = pipeline.folder / "summary.json"
@@ -133,7 +134,7 @@ def run_pipeline(pipeline: Pipeline) -> dict[str, Any]:
     if summary_path.exists():
         summary = json.loads(summary_path.read_text(encoding="utf-8"))
     first = stage_config(pipeline, pipeline.stages[0])
-    if "base" not in summary["accuracy"]:
+    if "base" not in summary["accuracy"] and first.algorithm.resolve().model == "policy":
         _measure(pipeline, first, "base", summary)
     for stage in pipeline.stages:
         config = stage_config(pipeline, stage)

@@ -126,7 +126,7 @@ CASES: dict[str, tuple[Callable[[Path, dict[str, Any]], dict[str, Any]], str]] =
     "k2 in the reward": (change(algorithm={"name": "rloo", "kl_reward_estimator": "k2"}), "k2 is refused"),
     "a reference that nothing reads": (change(algorithm={"name": "grpo", "reference_every": 5}), "nothing reads"),
     "a reference mixed by nothing": (change(algorithm={"name": "dpo", "reference_mix": 0.0}), "above 0 and at most 1"),
-    "a second stream from nowhere": (change(algorithm={"name": "ppo", "pretrain_coef": 0.1}), "say where it comes from in [pretrain]"),
+    "a second stream from nowhere": (change(algorithm={"name": "ppo", "pretrain_coef": 0.1}), "in [pretrain]"),
     "a length that is nobody's": (
         change(algorithm={"name": "sft", "reduction": "constant_length"}),
         "algorithm.constant_length has no default",

@@ -14,7 +14,7 @@ Row = dict[str, list[float]]
 
 
 def ledger(folder: Path, name: str, lr: float) -> tuple[dict[str, Any], list[Row]]:
-    """Metrics and rows of the second step of a method with four minibatches, and a rate that moves the policy far enough."""
+    """Metrics and rows of the second step of a method with four minibatches, at a rate that moves the policy far."""
     changes = {"batch": {"prompts": 16, "group_size": 4}, "optimizer": {"lr": lr}}
     done = run(folder, {"name": name, "minibatches": 4}, **(EASY | changes))
     table = done.ledger(1).to_pydict()

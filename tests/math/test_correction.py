@@ -132,7 +132,7 @@ def test_v37_a_sampler_that_cut_the_tail_is_seen_as_a_weight() -> None:
 
 def test_correction_multiplies_the_advantage() -> None:
     mask = mask_of([2, 3])
-    weights = f64([[0.5, 2, 1e9], [0, 1, 3]])
+    weights = f64([[0.5, 2, math.inf], [0, 1, 3]])
     assert corrected(f64([2, -1]), weights, mask).tolist() == [[1, 4, 0], [0, -1, -3]]
     assert corrected(f64([[1, 2, math.inf], [3, 4, 5]]), weights, mask).tolist() == [[0.5, 4, 0], [0, 4, 15]]
     assert corrected(torch.ones(2), weights, mask).dtype == torch.float64

@@ -41,7 +41,7 @@ OPTIONS: dict[str, list[dict[str, object]]] = {
     "adaptive_coefficient": [{"kl_target": 0.5}],
     "kl_in_rewards": [{"kl_reward_coef": 0.1}],
     "kl_in_token_rewards": [{"kl_reward_coef": 0.1}],
-    "gae": [{"lam": 0.9, "bootstrap_truncated": True}],
+    "gae": [{"gamma": 0.9, "lam": 0.9, "bootstrap_truncated": True}],
     "sequence_surrogate": [{"ratio": "mean", "clip_high": 0.5, "clip_low": 0.5}, {"ratio": "sum"}],
     "minus_baseline": [{"baseline": "batch"}, {"baseline": "group"}, {"baseline": "running"}],
 }

@@ -282,3 +282,7 @@ def test_the_entropy_bonus_lowers_the_loss_by_the_entropy() -> None:
     assert_close(bonus, [[-1.029653] * 3], PRINTED)
     assert_close(weighed(bonus, mask_of([3]), "seq_mean_token_sum"), -3.088959, PRINTED)
     assert_close(gradient(bonus[0, 0], logits)[0], [0.168253, -0.052296, -0.115957], PRINTED)
+
+
+def test_the_defaults_of_cispo_leave_the_lower_side_open() -> None:
+    assert_close(cispo(f64([[-5.0]]), f64([[-1.0]]), f64([[1.0]])), [[5 * math.exp(-4)]])

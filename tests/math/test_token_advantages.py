@@ -211,7 +211,11 @@ def test_advantages_that_are_all_equal_whiten_to_exactly_zero(kind: str, worth: 
 @pytest.mark.parametrize("kind", ["population", "sample"])
 def test_one_token_or_none_whitens_to_exactly_zero(kind: str) -> None:
     assert whiten(f64([3, 5]), mask_of([0, 1]), kind).tolist() == [[0], [0]]
-    assert whiten(f64([3, 5]), torch.zeros(2, 3, dtype=torch.bool), kind).count_nonzero() == 0
+    nothing = torch.zeros(2, 3, dtype=torch.bool)
+    assert whiten(f64([3, 5]), nothing, kind).count_nonzero() == 0
+    centred, variance = deviations(torch.ones(2, 3).double(), nothing, kind)
+    assert centred.count_nonzero() == 0
+    assert variance.item() == 0
 
 
 @given(lengths=lengths, seed=st.integers(0, 99), scale=st.sampled_from([0.1, 7.0]), shift=st.integers(-3, 3))

@@ -41,9 +41,9 @@ def importance_weights(
     """
     logs = masked(old_logprobs.double() - behavior_logprobs.double(), loss_mask).detach()
     if sampler_correction.startswith("sequence"):
-        logs = logs.sum(-1, keepdim=True)
+        logs = logs.sum(-1)
     elif sampler_correction == "geometric_mask":
-        logs = logs.sum(-1, keepdim=True) / loss_mask.sum(-1, keepdim=True).clamp(min=1)
+        logs = logs.sum(-1) / loss_mask.sum(-1)
     weights = torch.exp(logs)
     inside = (weights >= correction_low) & (weights <= correction_high)
     if sampler_correction == "none":
@@ -54,7 +54,7 @@ def importance_weights(
         weights = inside.double()
     else:
         weights = torch.where(inside, weights, torch.zeros_like(weights))
-    return masked(weights.expand(loss_mask.shape), loss_mask)
+    return masked(weights, loss_mask)
 
 
 def corrected(advantages: Float[Tensor, " rows *tokens"], sampler_weights: Tokens, loss_mask: Mask) -> Tokens:

@@ -91,7 +91,7 @@ def whiten_rewards(token_rewards: Tokens, loss_mask: Mask) -> Tokens:
 
     Scales rewards without shifting their mean (2403.17031, detail 18). Rewards that are all equal stay as they are.
     """
-    rewards = masked(token_rewards.double(), loss_mask)
+    rewards = token_rewards.double()
     centred, variance = deviations(rewards, loss_mask, "population")
     return masked(rewards - centred + centred * torch.rsqrt(variance + 1e-8), loss_mask)
 

@@ -107,7 +107,8 @@ def token_weights(
         divisor = _group_divisor(trained, group_ids)
     else:
         raise ValueError(f"{reduction!r} is not a reduction of tokens; known: {', '.join(TOKEN_REDUCTIONS)}")
-    return masked((1.0 / divisor.clamp(min=1)).expand(len(loss_mask), 1), loss_mask)
+    # A divisor of 0 belongs to tokens that are not trained.
+    return masked((1.0 / divisor).expand(len(loss_mask), 1), loss_mask)
 
 
 def _group_divisor(trained: Float[Tensor, "rows 1"], group_ids: Int[Tensor, " rows"]) -> Float[Tensor, "rows 1"]:

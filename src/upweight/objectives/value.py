@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from upweight.objectives.advantages import deviations
-from upweight.objectives.tokens import Mask, Tokens, masked
+from upweight.objectives.tokens import Mask, Tokens
 
 
 def clipped_value_loss(values: Tokens, old_values: Tokens, returns: Tokens, value_clip: float = 0.2) -> Tokens:
@@ -26,7 +26,7 @@ def explained_variance(returns: Tokens, values: Tokens, loss_mask: Mask) -> Floa
 
     1 for a perfect critic, 0 for a constant one, negative for one that is worse. 0 where all returns are equal.
     """
-    returns = masked(returns.double(), loss_mask)
+    returns = returns.double()
     _, total = deviations(returns, loss_mask, "population")
-    _, unexplained = deviations(masked(returns - values.double(), loss_mask), loss_mask, "population")
+    _, unexplained = deviations(returns - values.double(), loss_mask, "population")
     return torch.where(total > 0, 1 - unexplained / total, torch.zeros_like(total))
