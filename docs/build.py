@@ -13,8 +13,8 @@ MADE = "<!-- made by docs/build.py; edit the code and run `make docs` -->\n"
 ALGORITHMS = """# Algorithms
 
 A method is a row of one table, `PRESETS` in `src/upweight/presets.py`, written in `src/upweight/methods/`: where its
-tokens come from, the columns that are computed of a batch one after the other (shaped rewards, advantages, returns), and
-the terms of the loss with their weights. The page stands in the order of a ladder: each rung adds a trick to one below it.
+tokens come from, the columns computed of a batch one after the other (shaped rewards, advantages, returns), and
+the terms of the loss with their weights. The page stands in the order of a ladder: each rung adds a trick to one below.
 
 A config names a method and may set its options:
 

@@ -35,7 +35,7 @@ def wrong(draw, large, small):
     noise = "".join(draw.choice("0123456789or ?") for _ in range(draw.randint(1, 7)))
     slips = [large[0] + digit, digit + large[1], large[0] + small[1], small[0] + large[1]]
     strange = [str(draw.randint(10, 99)), large[0], large + digit, large + large, noise]
-    return [small] * 4 + slips * 2 + strange
+    return [small] * 3 + slips * 3 + strange
 
 
 if __name__ == "__main__":

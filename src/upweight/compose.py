@@ -226,7 +226,8 @@ def local_learner(
     if method.needs("ref_logprobs") or (config.records.kl_every > 0 and method.model == "policy"):
         start = copy.deepcopy(model).requires_grad_(False)
         reference = PolicyNetwork(start, tokenizer, temperature=_temperature(config, method), **_layout(config))
-    critic = config.optimizer.model_copy(update={"lr": config.critic.lr or config.optimizer.lr})
+    own = config.critic.model_dump(include={"lr", "schedule"}, exclude_none=True)
+    critic = config.optimizer.model_copy(update=own)
     return LocalLearner(
         network,
         method.active_terms(),

@@ -224,6 +224,9 @@ class CriticConfig(Section):
 
     share_trunk: bool = Field(False, description="a head on the policy instead of a network of its own")
     lr: Annotated[float, Field(gt=0)] | None = Field(None, description="its learning rate; default: `optimizer.lr`")
+    schedule: Literal["constant", "linear", "cosine"] | None = Field(
+        None, description="course of its rate after warm-up; default: `optimizer.schedule`"
+    )
 
 
 class LearnerConfig(Section):

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 
 from upweight import api
+from upweight.compose import build_session
+from upweight.configfile import make_config
+from upweight.learners.local import LocalLearner
 from upweight.presets import PRESETS
 from upweight.records.glossary import METRICS, describe
 
@@ -66,3 +69,17 @@ def test_every_metric_is_in_the_glossary(tmp_path: Path) -> None:
 
 def _timeless(line: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in line.items() if not key.startswith("time/")}
+
+
+def test_a_critic_has_a_rate_of_its_own(tmp_path: Path) -> None:
+    """Its schedule too; what it does not say is the policy's."""
+    tables = {**TINY, "runs_dir": str(tmp_path), "algorithm": "ppo", "optimizer": {"lr": 1e-3, "schedule": "cosine"}}
+    for critic, expected in (
+        ({}, (1e-3, "cosine")),
+        ({"lr": 5e-3, "schedule": "constant"}, (5e-3, "constant")),
+    ):
+        name = "own" if critic else "shared"
+        learner = build_session(make_config({**tables, "name": name, "critic": critic})).learner
+        assert isinstance(learner, LocalLearner)
+        assert (learner.settings["critic"].lr, learner.settings["critic"].schedule) == expected
+        assert (learner.settings["policy"].lr, learner.settings["policy"].schedule) == (1e-3, "cosine")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -97,3 +98,27 @@ def test_a_language_model_is_no_reward_model(reward_model: Path, tmp_path: Path)
     options = {"path": str(reward_model.parents[1] / "policy" / "final")}
     with pytest.raises(UserError, match=r"lacks the weights score\.weight"):
         rl(reward_model, tmp_path, "grpo", quality={"function": "reward_model", "options": options})
+
+
+def test_a_pipeline_makes_a_reward_model_and_learns_from_it(tmp_path: Path) -> None:
+    """Each stage is measured by what it is: a policy by its answers, a reward model by the pairs that it ranks."""
+    shared = {key: value for key, value in TINY.items() if key not in ("steps", "rewards")}
+    judge = {"function": "reward_model", "options": {"path": str(tmp_path / "line" / "judge" / "final")}}
+    tables = {
+        **shared,
+        "name": "line",
+        "runs_dir": str(tmp_path),
+        "rewards": {"parts": {"correct": {"function": "number", "weight": 0.0}}},
+        "measure": {"problems": 8, "samples": 2},
+        "stages": [
+            {"name": "sft", "algorithm": "sft", "steps": 2},
+            {"name": "judge", "algorithm": "reward_model", "steps": 2},
+            {"name": "grpo", "from": "sft", "algorithm": "grpo", "steps": 2, "rewards": {"parts": {"judge": judge}}},
+        ],
+    }
+    path = tmp_path / "line.toml"
+    path.write_text(tomli_w.dumps(tables))
+    accuracy = api.pipeline(path)["accuracy"]
+    assert set(accuracy["judge"]) == {"pair_accuracy", "pair_accuracy_low", "pair_accuracy_high"}
+    assert "greedy" in accuracy["sft"]
+    assert "part/judge" in accuracy["grpo"]
