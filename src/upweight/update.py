@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from upweight.objectives.tokens import token_weights
 from upweight.records.batch_metrics import batch_metrics, derived_metrics, token_metrics
 from upweight.records.update_metrics import combine_steps, step_metrics
 from upweight.types import Annotated, Batch, StepStats, annotated
+
+Rows = TypeVar("Rows", bound=Batch)
 
 
 class Updater:
@@ -119,7 +121,7 @@ def scored_columns(
     return {name: learner.score(rows, which) for name, which in wanted.items()}
 
 
-def main_rows(batch: Batch) -> Any:
+def main_rows(batch: Rows) -> Rows:
     """The rows of the main stream."""
     index = [i for i, stream in enumerate(batch.streams) if stream == "main"]
     return batch if len(index) == len(batch) else batch.select(index)
