@@ -1,6 +1,6 @@
 """What a critic costs and brings: PPO beside GRPO on the demo task, from the same start with the same samples.
 
-    python bench/critic.py            # three seeds of examples/critic.toml; goes on where it was interrupted
+    python bench/critic.py            # two seeds of examples/critic.toml; goes on where it was interrupted
     python bench/critic.py --cost     # time and peak memory only: a few steps each, every one in a fresh process
 
 Writes runs/critic/table.md and table.json.
@@ -21,12 +21,12 @@ from upweight.pipeline import load_pipeline, run_pipeline, stage_config
 from upweight.records.trackers import read_metrics
 
 PIPELINE = "examples/critic.toml"
-SEEDS = range(3)
+SEEDS = range(2)
 FOLDER = Path("runs/critic")
 STAGES = {"grpo": "GRPO", "ppo": "PPO", "sft_continued": "SFT continued for PPO's time (control)"}
 COSTS = {"grpo": [], "ppo": [], "ppo, head on the policy": ["critic.share_trunk=true"]}
-COST_STEPS, COST_ROUNDS = 12, 3
-T95_OF_THREE = 4.303  # Student's t, 2 degrees of freedom
+COST_STEPS, COST_ROUNDS = 8, 2
+T95_OF_TWO = 12.706  # Student's t, 1 degree of freedom
 
 
 def run_seed(seed: int) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def costs() -> dict[str, dict[str, float]]:
 def interval(gains: list[float]) -> tuple[float, float, float]:
     """Mean and its 95% interval over the seeds (Student's t)."""
     mean = statistics.mean(gains)
-    half = T95_OF_THREE * statistics.stdev(gains) / math.sqrt(len(gains))
+    half = T95_OF_TWO * statistics.stdev(gains) / math.sqrt(len(gains))
     return mean, mean - half, mean + half
 
 
