@@ -30,6 +30,13 @@ ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="a TOML file")
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="values over the file's, such as optimizer.lr=1e-4")
 ]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="a model folder or Hub id")]
+TaskOptions = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="options of the task, such as digits=3")
+]
+Task = Annotated[str | None, typer.Option(help="arithmetic, countdown, gsm8k, or a file of rows")]
+RunConfig = Annotated[str | None, typer.Option(help="take data and rewards from this run's config")]
+Reward = Annotated[str | None, typer.Option(help="what is right: number, exact, file.py:name, ...")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, for programs")]
 Temperature = Annotated[float | None, typer.Option(min=0.0, help="of sampled answers; default 1")]
 TopP = Annotated[float | None, typer.Option(min=0.0, max=1.0, help="sample from the most likely tokens of this share")]
@@ -103,13 +110,11 @@ def plan(config: ConfigFile, overrides: Overrides = None, as_json: Json = False)
 
 @app.command(name="eval")
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="a model folder or Hub id")],
-    options: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="options of the task, such as digits=3")
-    ] = None,
-    task: Annotated[str | None, typer.Option(help="arithmetic, countdown, gsm8k, or a file of rows")] = None,
-    config: Annotated[str | None, typer.Option(help="take data and rewards from this run's config")] = None,
-    reward: Annotated[str | None, typer.Option(help="what is right: number, exact, file.py:name, ...")] = None,
+    model: Model,
+    options: TaskOptions = None,
+    task: Task = None,
+    config: RunConfig = None,
+    reward: Reward = None,
     k: Annotated[int, typer.Option("-k", min=0, help="sampled answers a problem, for mean@k and pass@k")] = 0,
     problems: Annotated[int, typer.Option(min=1, help="at most this many problems")] = 256,
     temperature: Temperature = None,
@@ -145,7 +150,7 @@ def evaluate(
 
 @app.command()
 def sample(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="a model folder or Hub id")],
+    model: Model,
     prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="the user's message")],
     n: Annotated[int, typer.Option("-n", min=1, help="how many answers")] = 1,
     temperature: Temperature = 1.0,
@@ -174,14 +179,12 @@ def sample(
 
 @app.command()
 def rollout(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="a model folder or Hub id")],
+    model: Model,
     out: Annotated[str, typer.Option(help="the file of rows to write: .jsonl or .parquet")],
-    options: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="options of the task, such as digits=3")
-    ] = None,
-    task: Annotated[str | None, typer.Option(help="arithmetic, countdown, gsm8k, or a file of rows")] = None,
-    config: Annotated[str | None, typer.Option(help="take data and rewards from this run's config")] = None,
-    reward: Annotated[str | None, typer.Option(help="what is right: number, exact, file.py:name, ...")] = None,
+    options: TaskOptions = None,
+    task: Task = None,
+    config: RunConfig = None,
+    reward: Reward = None,
     n: Annotated[int, typer.Option("-n", min=1, help="completions a problem")] = 8,
     problems: Annotated[int, typer.Option(min=1, help="training problems, in the order that the seed draws")] = 256,
     keep: Annotated[str | None, typer.Option(help="correct, wrong or all; default correct")] = None,
