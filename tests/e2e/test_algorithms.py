@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from upweight.cli import main
+from tests.e2e.commands import call, read
 from upweight.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,20 +47,6 @@ MINE = Algorithm(
 @pytest.fixture(autouse=True)
 def _from_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-
-
-def call(*arguments: object) -> int:
-    """The exit code of the command line in this process."""
-    with pytest.raises(SystemExit) as exit:
-        main([str(argument) for argument in arguments])
-    return int(exit.value.code or 0)
-
-
-def read(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """Stdout of a command that must succeed."""
-    capsys.readouterr()
-    assert call(*arguments) == 0
-    return capsys.readouterr().out
 
 
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:

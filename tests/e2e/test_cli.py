@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from upweight.cli import _printable, app, main
+from tests.e2e.commands import call, read
+from upweight.cli import _printable, app
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = """
@@ -55,20 +56,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert call("train", folder / "tiny.toml") == 0
     return folder
-
-
-def call(*arguments: object) -> int:
-    """The exit code of the command line in this process."""
-    with pytest.raises(SystemExit) as exit:
-        main([str(argument) for argument in arguments])
-    return int(exit.value.code or 0)
-
-
-def read(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """Stdout of a command that must succeed."""
-    capsys.readouterr()
-    assert call(*arguments) == 0
-    return capsys.readouterr().out
 
 
 def test_train_prints_a_summary_on_stdout_and_progress_on_stderr(

@@ -12,8 +12,8 @@ import pytest
 from transformers import AutoTokenizer
 
 import upweight
+from tests.e2e.commands import call
 from upweight.chat import encode_demonstration, encode_prompt, stop_ids
-from upweight.cli import main
 from upweight.compose import make_sampler
 from upweight.config import InitConfig, ModelConfig
 from upweight.models.load import load_model, save_model
@@ -62,12 +62,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     texts = [row["messages"][1]["content"] + " one and one and two" for row in TURNS]
     save_model(*load_model(ModelConfig(init=pieces), texts), folder / "pieces")
     return folder
-
-
-def call(*arguments: object) -> int:
-    with pytest.raises(SystemExit) as exit_:
-        main([str(argument) for argument in arguments])
-    return int(exit_.value.code or 0)
 
 
 def read(file: Path) -> list[dict[str, Any]]:
