@@ -58,10 +58,21 @@ check: setup
 mutate: setup
 	@OMP_NUM_THREADS=1 $(BIN)/python bench/mutate.py
 
+# Speed against TRL, transformers and vLLM, each in an environment of its own: see docs/benchmarks.md.
+.PHONY: bench bench-quick bench-full
+bench: setup
+	@$(BIN)/python -m bench standard
+
+bench-quick: setup
+	@$(BIN)/python -m bench quick
+
+bench-full: setup
+	@$(BIN)/python -m bench full
+
 docs: setup
 	@$(BIN)/python docs/build.py
 
 # Leaves runs/ alone: results are the user's.
 clean:
-	@rm -rf .venv .venv-trl build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	@rm -rf .venv .venv-trl .bench build dist .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -40,7 +40,9 @@ optimizer step, and the factor behind it is the weight that the reduction gives 
 METRICS = """# Metrics
 
 What every key of `runs/NAME/metrics.jsonl` means. A step writes one line, an evaluation another one with the same
-`step`. Keys that start with `time/` read the clock and are the only ones that a resumed run does not reproduce.
+`step`. Keys that start with `time/` or `speed/` read the clock and are the only ones that a resumed run does not
+reproduce. `rollout`, `update` and `sync` make up a step, and so do the phases from `prefill` to `other`: see
+[speed](speed.md).
 
 ```python
 import upweight

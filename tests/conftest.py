@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Ceilings of the tests' tiny shapes are measured once for all test runs on a machine, and not in the user's cache.
+os.environ["UPWEIGHT_CACHE"] = str(Path(tempfile.gettempdir()) / f"upweight-tests-{os.getuid()}")
 
 import hypothesis
 import jaxtyping

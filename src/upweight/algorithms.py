@@ -19,6 +19,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from typing import Any, Literal, get_args, get_type_hints
 
 from upweight.errors import UserError, nearest
@@ -39,6 +40,7 @@ REFUSED: Mapping[tuple[str, str], str] = {
 }
 
 
+@cache
 def columns_of(function: Function) -> tuple[str, ...]:
     """The columns that a function reads: its parameters without a default."""
     return tuple(p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty)

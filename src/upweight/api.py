@@ -17,6 +17,7 @@ from upweight.plan import Plan, make_plan
 from upweight.records.ledger import read_ledger
 from upweight.records.run_dir import RunDir
 from upweight.records.trackers import read_metrics
+from upweight.speed import run_speed
 from upweight.train import train as run_session
 
 if TYPE_CHECKING:
@@ -68,6 +69,17 @@ def plan(config: ConfigLike, *overrides: str) -> list[Plan]:
         stages = load_pipeline(config, overrides)
         return [make_plan(stage_config(stages, stage), _first_model(stages, stage)) for stage in stages.stages]
     return [make_plan(resolve_config(config, overrides))]
+
+
+def speed(run: str | Path) -> dict[str, dict[str, float]]:
+    """Where the time of a run in `run` went, by phase: `seconds`, `share`, `floor_share`, `useful_share`.
+
+    The run may still be going on. Raises UserError when there is none.
+    """
+    path = RunDir(Path(run)).metrics_path
+    if not path.is_file():
+        raise UserError(f"{run} is not the folder of a run, or it has made no step yet: there is no {path.name}")
+    return run_speed(read_metrics(path))
 
 
 def explain(config: ConfigLike, *overrides: str) -> str:

@@ -13,6 +13,7 @@ from upweight.config import Config, ModelConfig
 from upweight.configfile import apply_overrides, make_config, read_toml
 from upweight.errors import UserError, nearest
 from upweight.evaluate import Evaluator, pass_at_k, sampled_metrics
+from upweight.memory import forget_peak, peak_memory
 from upweight.models.forward import context_length
 from upweight.models.load import load_model
 from upweight.tasks.load import TASKS, load_data
@@ -56,13 +57,14 @@ def evaluate(
     Raises UserError when nothing says what to ask, or it cannot be had.
     """
     quiet_libraries()
+    forget_peak()
     tables = question_tables(str(model), task, options, config, reward)
     settings = _evaluation_config(tables, sampling, problems)
     evaluator = _evaluator(settings, every_row=task is not None and task not in TASKS)
     found = {"model": str(model), "problems": len(evaluator.prompts), "samples": k, **evaluator.measure()}
     if k:
         found |= sampled_accuracy(evaluator.correct_counts(k), k)
-    return {key.removeprefix("eval/"): value for key, value in found.items()}
+    return {key.removeprefix("eval/"): value for key, value in found.items()} | peak_memory()
 
 
 def sampled_accuracy(correct: Sequence[int], k: int) -> dict[str, float]:

@@ -83,6 +83,8 @@ def train(
         run = api.train(config, *(overrides or ()), resume=resume)
     for line in run_lines(run.summary):
         print(line)
+    if sys.stdout.isatty():
+        _show(speed_table(run.summary["speed"]))
 
 
 @app.command()
@@ -106,6 +108,20 @@ def plan(config: ConfigFile, overrides: Overrides = None, as_json: Json = False)
         _print_json({"runs": [one.to_dict() for one in plans]})
         return
     print("\n\n".join("\n".join(describe(one)) for one in plans))
+
+
+@app.command()
+def speed(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="a run's folder, finished or not")], as_json: Json = False
+) -> None:
+    """Say where the time of a run went, and how near each phase came to the machine's limits."""
+    from upweight import api
+
+    found = api.speed(run)
+    if as_json:
+        _print_json(found)
+        return
+    _show(speed_table(found))
 
 
 @app.command(name="eval")
@@ -332,6 +348,17 @@ def stage_table(summary: Mapping[str, Any]) -> Table:
         seconds = summary["seconds"].get(name)
         spent = f"{seconds:.0f} s" if seconds is not None else ""
         table.add_row(escape(name), *(_accuracy(found, kind) for kind in shown), spent)
+    return table
+
+
+def speed_table(found: Mapping[str, Mapping[str, float]]) -> Table:
+    """Time of a run by phase, beside what of it was unavoidable and how many of its tokens were needed."""
+    table = Table("phase", "seconds", "share", "floor / measured", "useful tokens", title="where the time went")
+    for name, phase in found.items():
+        shares = (f"{phase[key]:.1%}" if key in phase else "" for key in ("share", "floor_share", "useful_share"))
+        table.add_row(name.replace("_", " "), f"{phase['seconds']:.2f}", *shares)
+    for column in table.columns[1:]:
+        column.justify = "right"
     return table
 
 

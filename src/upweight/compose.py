@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,18 +13,25 @@ import transformers
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from upweight.algorithms import Algorithm
+from upweight.allocator import keep_freed_memory
+from upweight.ceilings import Ceilings, run_ceilings, shape_of
 from upweight.chat import check_template, stop_ids
 from upweight.config import Config
 from upweight.encode import Encoder
 from upweight.errors import UserError
 from upweight.evaluate import Evaluator, PairEvaluator
+from upweight.floors import Floors
 from upweight.learners.gloo import GlooLearner
 from upweight.learners.local import LocalLearner
 from upweight.learners.port import Learner
+from upweight.memory import forget_peak
 from upweight.models.forward import context_length
 from upweight.models.load import device_of, load_model
 from upweight.models.networks import Network, PolicyNetwork, RewardNetwork, make_critic
 from upweight.models.reward import load_reward_model, reward_model_from
+from upweight.models.trunk import Layout
+from upweight.passes import own_critic
+from upweight.probes import decided, frozen_choices
 from upweight.records.run_dir import open_run
 from upweight.rewards.model import load_model_reward
 from upweight.rewards.score import Rewards, make_rewards
@@ -31,6 +39,7 @@ from upweight.rollouts import RolloutMaker
 from upweight.run import Run
 from upweight.samplers.native import NativeSampler
 from upweight.samplers.port import Sampler
+from upweight.sizes import ModelSize, size_of
 from upweight.sources import DatasetSource, MixedSource, RolloutSource, Source
 from upweight.tasks.data import Need, TaskData
 from upweight.tasks.load import load_data
@@ -46,11 +55,13 @@ def build_session(config: Config, resume: bool = False) -> Session:
     Raises UserError for whatever of the config cannot be had.
     """
     quiet_libraries()
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    keep_freed_memory()
+    forget_peak()
+    config = frozen_choices(config, resume)
     method = config.algorithm.resolve()
     data, beside = load_all(config, method)
     model, tokenizer = load_model(config.model, texts_of([*data, *beside]), config.seed)
+    config = decided(config, model, tokenizer)
     encoder = make_encoder(config, model, tokenizer)
     maker = make_maker(config, model, tokenizer, encoder) if config.rewards.parts else None
     source = make_source(config, method, data, encoder, maker)
@@ -63,10 +74,32 @@ def build_session(config: Config, resume: bool = False) -> Session:
     elif config.evaluate.every:
         evaluator = make_evaluator(config, data, encoder, maker)
     folder = open_run(config, resume)
+    size = size_of(model)
+    shape = shape_of(size, min(config.batch.prompts * config.batch.group_size, config.sampling.max_rows))
     learner = make_learner(config, method, model, tokenizer)
-    updater = Updater(learner, method)
-    run = Run(config, folder, learner, {"source": source, "updater": updater})
+    updater = Updater(learner, method, skip_inert=config.learner.skip_inert)
+    ceilings = run_ceilings(folder.ceilings_path, shape, device_of(config.model), computed_in(config))
+    floors = floors_of(config, method, size, ceilings)
+    run = Run(config, folder, learner, {"source": source, "updater": updater}, floors)
     return Session(config, source, learner, updater, evaluator, run)
+
+
+def floors_of(config: Config, method: Algorithm, size: ModelSize, ceilings: Ceilings) -> Floors:
+    """What the speeds of a run are compared with; its "auto" are decided."""
+    dtype = computed_in(config)
+    return Floors(
+        ceilings,
+        replace(size, bytes_per_number=getattr(torch, dtype).itemsize),
+        sampler_dtype=dtype,
+        learner_dtype=dtype,
+        critic=own_critic(config, method),
+        scorer=method.model == "reward",
+    )
+
+
+def computed_in(config: Config) -> str:
+    """The type of matrix products by its name; `compute.dtype` is decided."""
+    return config.model.dtype if config.compute.dtype == "float32" else config.compute.dtype
 
 
 def need_of(method: Algorithm) -> Need:
@@ -100,7 +133,8 @@ def make_maker(
 ) -> RolloutMaker:
     """Sampler and rewards. The sampler has a copy of the model, so that a sync is a real one."""
     sampling = config.sampling
-    sampler = make_sampler(copy.deepcopy(model), tokenizer, encoder.stop_ids, sampling.max_rows)
+    own = in_compute_dtype(copy.deepcopy(model), config)
+    sampler = make_sampler(own, tokenizer, encoder.stop_ids, sampling.max_rows)
     params = SamplingParams(sampling.temperature, sampling.max_completion_tokens, sampling.stop)
     return RolloutMaker(sampler, tokenizer, rewards_of(config, tokenizer), params, config.rewards.on_failure)
 
@@ -181,12 +215,11 @@ def measure_model(config: Config) -> dict[str, float]:
     Of a reward model, how many held-out pairs it ranks as they were marked.
     """
     quiet_libraries()
-    if config.threads:
-        torch.set_num_threads(config.threads)
     if config.algorithm.resolve().model == "reward":
         return _measure_reward_model(config)
     data = load_data(config.data, config.seed, "problems")
     model, tokenizer = load_model(config.model, texts_of(data), config.seed)
+    config = decided(config, model, tokenizer)
     encoder = make_encoder(config, model, tokenizer)
     evaluator = make_evaluator(config, data, encoder, make_maker(config, model, tokenizer, encoder))
     return evaluator.measure()
@@ -225,7 +258,7 @@ def local_learner(
     reference = None
     if method.needs("ref_logprobs") or (config.records.kl_every > 0 and method.model == "policy"):
         start = copy.deepcopy(model).requires_grad_(False)
-        reference = PolicyNetwork(start, tokenizer, temperature=_temperature(config, method), **_layout(config))
+        reference = PolicyNetwork(start, tokenizer, temperature=_temperature(config, method), layout=_layout(config))
     own = config.critic.model_dump(include={"lr", "schedule"}, exclude_none=True)
     critic = config.optimizer.model_copy(update=own)
     return LocalLearner(
@@ -244,18 +277,30 @@ def make_network(
 ) -> Network:
     """What is trained: the policy, with a critic where the method has one, or a reward model made of it."""
     if method.model == "reward":
-        return RewardNetwork(*reward_model_from(model, tokenizer, config.seed), **_layout(config))
+        return RewardNetwork(*reward_model_from(model, tokenizer, config.seed), layout=_layout(config))
     critic = make_critic(model, config.critic.share_trunk) if method.critic else None
     temperature = _temperature(config, method)
-    return PolicyNetwork(model, tokenizer, critic=critic, temperature=temperature, **_layout(config))
+    return PolicyNetwork(model, tokenizer, critic=critic, temperature=temperature, layout=_layout(config))
 
 
 def _temperature(config: Config, method: Algorithm) -> float:
     return config.sampling.temperature if method.source == "rollouts" else 1.0
 
 
-def _layout(config: Config) -> dict[str, Any]:
-    return {"pad_multiple": config.learner.pad_multiple, "packing": config.learner.packing}
+def in_compute_dtype(model: PreTrainedModel, config: Config) -> PreTrainedModel:
+    """The model itself, its weights in the type that is computed in, as a sampler has them."""
+    moved: Any = model.to(dtype=compute_dtype(config) or model.dtype)  # type: ignore[call-arg]
+    return moved
+
+
+def compute_dtype(config: Config) -> torch.dtype | None:
+    """What matrix products are made in, where that is not the type of the weights."""
+    return torch.bfloat16 if config.compute.dtype == "bfloat16" else None
+
+
+def _layout(config: Config) -> Layout:
+    learner = config.learner
+    return Layout(learner.layout, learner.pad_multiple, compute_dtype(config), learner.gradient_checkpointing)
 
 
 def quiet_libraries() -> None:

@@ -234,9 +234,25 @@ class LearnerConfig(Section):
 
     tokens_per_microbatch: Positive = Field(16384, description="prompt + completion tokens of one forward pass")
     pad_multiple: Positive = Field(1, description="padded widths are multiples of this; 8 or 64 suits a GPU")
-    packing: bool = Field(False, description="several rows share a padded sequence, without seeing each other")
+    layout: Literal["auto", "shared", "padded", "packed"] = Field(
+        "auto",
+        description="shared: a prompt is computed once for all its completions, without padding (Llama family); "
+        "packed: several rows share a padded sequence; auto: shared where the model can, else padded",
+    )
+    gradient_checkpointing: bool = Field(False, description="layers keep their input only: less memory, more time")
+    skip_inert: bool = Field(True, description="rows that cannot move the weights take no part in the training pass")
     ranks: Positive = Field(1, description="processes that share the rows of a step")
     max_skipped_steps: Positive = Field(5, description="non-finite steps in a row before the run stops")
+
+
+class ComputeConfig(Section):
+    """What the machine computes in."""
+
+    dtype: Literal["float32", "bfloat16", "auto"] = Field(
+        "float32",
+        description="of matrix products, in learner and sampler; weights and optimizer keep `model.dtype`. auto: "
+        "bfloat16 where a probe on the model's own shapes finds it faster",
+    )
 
 
 class EvaluateConfig(Section):
@@ -287,7 +303,9 @@ class Config(Section):
     seed: Annotated[int, Field(ge=0)] = Field(0, description="of initial weights, order of the data, and sampling")
     steps: Positive = Field(description="batches; optimizer steps are this times inner_epochs times minibatches")
     max_seconds: Annotated[float, Field(gt=0)] | None = Field(None, description="stop training after this long")
-    threads: Positive | None = Field(None, description="CPU threads; default: all cores")
+    threads: Positive | Literal["auto"] | None = Field(
+        None, description="CPU threads; default: all cores; auto: 1 where a probe finds that faster"
+    )
     algorithm: AlgorithmConfig = Field(
         description="a preset's name or the user's `file.py:name`, or a table of `name` and options"
     )
@@ -300,6 +318,7 @@ class Config(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     critic: CriticConfig = CriticConfig()
     learner: LearnerConfig = LearnerConfig()
+    compute: ComputeConfig = ComputeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     records: RecordsConfig = RecordsConfig()
@@ -331,6 +350,8 @@ class Config(Section):
             )
         if method.reference_every and not method.needs("ref_logprobs"):
             raise ValueError("algorithm.reference_every moves a reference that nothing reads: set a KL coefficient too")
+        if self.compute.dtype == "bfloat16" and self.model.dtype == "float64":
+            raise ValueError('compute.dtype is "bfloat16" but model.dtype asks for float64: take back one of them')
         rows = self.batch.prompts if method.source == "rollouts" else self.batch.rows
         if method.minibatches > rows:
             raise ValueError(f"algorithm.minibatches is {method.minibatches}, more than the {rows} there are to divide")

@@ -24,7 +24,7 @@ def passes(config: Config, method: Algorithm) -> tuple[str, ...]:
 
 
 def scores_old(method: Algorithm) -> bool:
-    """Whether the policy scores a batch before its first optimizer step, as `update.scored_columns` decides it."""
+    """Whether the policy scores a batch before its first optimizer step, as `update.with_old_logprobs` decides it."""
     later = method.steps_per_batch() > 1 and method.reads_within("old_logprobs")
     return later or method.reads_before("old_logprobs")
 
@@ -32,6 +32,11 @@ def scores_old(method: Algorithm) -> bool:
 def keeps_reference(config: Config, method: Algorithm) -> bool:
     """Whether a second copy of the starting model is held, for the loss or for a metric."""
     return method.needs("ref_logprobs") or (config.records.kl_every > 0 and method.model == "policy")
+
+
+def own_critic(config: Config, method: Algorithm) -> bool:
+    """Whether a critic with a trunk of its own is trained beside the policy."""
+    return method.critic and not config.critic.share_trunk
 
 
 def _sampling(config: Config, method: Algorithm) -> str:

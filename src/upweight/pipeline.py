@@ -126,7 +126,7 @@ def run_pipeline(pipeline: Pipeline) -> dict[str, Any]:
     """Runs what is not finished yet, measures every model, and returns the summary that it also writes.
 
     The summary has `accuracy.STAGE` (and `accuracy.base`, but where the first stage makes a reward model),
-    `seconds.STAGE`, `seconds.total` and `seed`.
+    `seconds.STAGE`, `seconds.total`, `peak_memory_bytes.STAGE` and `seed`.
     """
     _claim(pipeline)
     summary_path = pipeline.folder / "summary.json"
@@ -142,6 +142,8 @@ def run_pipeline(pipeline: Pipeline) -> dict[str, Any]:
         if not finished:
             train(build_session(config, resume=True))
         summary["seconds"][stage.name] = _seconds(pipeline, stage.name)
+        peaks = summary.setdefault("peak_memory_bytes", {})
+        peaks[stage.name] = _stage_summary(pipeline, stage.name)["peak_memory_bytes"]
         counted = [s.name for s in pipeline.stages if not s.control and s.name in summary["seconds"]]
         summary["seconds"]["total"] = sum(summary["seconds"][name] for name in counted)
         if stage.name not in summary["accuracy"]:
@@ -161,8 +163,14 @@ def _measure(pipeline: Pipeline, config: Config, name: str, summary: dict[str, A
 
 def _seconds(pipeline: Pipeline, stage: str) -> float:
     """Training time of a finished stage; a placeholder of one second before it ran, when configs are only checked."""
+    return float(_stage_summary(pipeline, stage).get("seconds", 1.0))
+
+
+def _stage_summary(pipeline: Pipeline, stage: str) -> dict[str, Any]:
+    """The summary of a finished stage's run; empty before."""
     path = pipeline.folder / stage / "summary.json"
-    return float(json.loads(path.read_text(encoding="utf-8"))["seconds"]) if path.exists() else 1.0
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
 
 
 def _claim(pipeline: Pipeline) -> None:

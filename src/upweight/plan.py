@@ -7,25 +7,31 @@ which passes are made and why others are not, and roughly how much memory and ti
 from __future__ import annotations
 
 import math
-import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+import torch
+
 from upweight.algorithms import Algorithm
+from upweight.compose import computed_in, floors_of
 from upweight.config import Config, ModelConfig
 from upweight.errors import UserError
 from upweight.estimate import (
     DataLook,
-    Load,
-    ModelSize,
+    assumed,
+    decode_seconds,
+    in_words,
     look_at_data,
-    memory_parts,
     model_size,
-    nominal_flops,
+    optimizer_seconds,
     pass_seconds,
+    plan_ceilings,
 )
-from upweight.passes import keeps_reference, passes, scores_old
+from upweight.floors import Floors
+from upweight.footprint import Load, memory_parts
+from upweight.passes import keeps_reference, own_critic, passes, scores_old
 from upweight.records.progress import duration
+from upweight.sizes import ModelSize
 
 UNITS = {"rollouts": "prompt", "demonstrations": "demonstration", "pairs": "pair", "labels": "labelled completion"}
 ROWS_OF_UNIT = {"pairs": 2}
@@ -36,8 +42,9 @@ class BatchPlan:
     """Batch arithmetic. `rows` are the completions, or rows of the dataset, of one batch; a step uses one batch.
 
     A `unit` is a prompt with its group, or a demonstration, a labelled completion, or a pair, which is two rows.
-    `tokens` are those of the rows with their prompts: at most where completions are sampled, about where they are data.
-    `beside_rows` are demonstrations of other streams, and `beside_tokens` theirs.
+    `tokens` are those of the rows with their prompts: at most where completions are sampled, about where they are data;
+    `different_tokens` count a prompt once for the rows that share it. `beside_rows` are demonstrations of other
+    streams, and `beside_tokens` theirs.
     """
 
     steps: int
@@ -51,6 +58,7 @@ class BatchPlan:
     prompt_tokens: float
     completion_tokens: float
     tokens: int
+    different_tokens: int
     optimizer_steps_per_batch: int
     rows_per_optimizer_step: int
     microbatches: int
@@ -68,11 +76,11 @@ class Plan:
     algorithm: str
     batch: BatchPlan
     passes: tuple[str, ...]
-    model: ModelSize | None
-    memory_bytes: dict[str, int]
-    seconds: dict[str, float]
-    machine: str
-    unknown: str
+    model: ModelSize | None = None
+    memory_bytes: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    machine: str = ""
+    unknown: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-able tables."""
@@ -90,22 +98,20 @@ def make_plan(config: Config, model: ModelConfig | None = None) -> Plan:
     look = look_at_data(config.data, "problems" if method.source == "rollouts" else method.source, start, config.seed)
     beside = look_at_data(config.pretrain, "demonstrations", start, config.seed) if config.pretrain else None
     batch = batch_plan(config, method, look, beside if method.streams() else None)
-    flops, machine = nominal_flops(config.model, config.threads or os.cpu_count() or 1)
-    size, unknown = None, ""
+    plan = Plan(config.name, method.name, batch, passes(config, method))
     try:
         size = model_size(start, (*look.texts, *(beside.texts if beside else ())))
     except UserError as error:
-        unknown = str(error)
-    return Plan(
-        name=config.name,
-        algorithm=method.name,
-        batch=batch,
-        passes=passes(config, method),
+        return replace(plan, unknown=str(error))
+    ceilings = plan_ceilings(config, size, _rows_at_once(config, method, batch))
+    config = assumed(config, ceilings)
+    load, floors = _load(config, method, batch, size), floors_of(config, method, size, ceilings)
+    return replace(
+        plan,
         model=size,
-        memory_bytes=memory_parts(size, _load(config, method, batch, size)) if size else {},
-        seconds=_seconds(config, method, batch, size, flops) if size else {},
-        machine=machine,
-        unknown=unknown,
+        memory_bytes=memory_parts(size, load),
+        seconds=_seconds(config, method, batch, floors),
+        machine=in_words(floors.ceilings, floors.learner_dtype),
     )
 
 
@@ -135,6 +141,7 @@ def batch_plan(config: Config, method: Algorithm, look: DataLook, beside: DataLo
         prompt_tokens=look.prompt_tokens,
         completion_tokens=completion,
         tokens=tokens,
+        different_tokens=math.ceil(units * look.prompt_tokens + rows * completion),
         optimizer_steps_per_batch=method.steps_per_batch(),
         rows_per_optimizer_step=in_step,
         microbatches=math.ceil((tokens + more_tokens) * in_step / rows / config.learner.tokens_per_microbatch),
@@ -151,59 +158,70 @@ def _eval_answers(config: Config, method: Algorithm) -> int:
     return config.evaluate.problems * (1 + config.evaluate.samples)
 
 
-def _load(config: Config, method: Algorithm, batch: BatchPlan, size: ModelSize) -> Load:
+def _rows_at_once(config: Config, method: Algorithm, batch: BatchPlan) -> int:
+    """The most completions that are decoded together."""
     answers = _eval_answers(config, method)
     widest = max(batch.rows if batch.group_size else 0, answers - config.evaluate.problems if answers else 0)
-    widest = max(widest, config.evaluate.problems if answers else 0)
+    return min(config.sampling.max_rows, max(widest, config.evaluate.problems if answers else 0))
+
+
+def _load(config: Config, method: Algorithm, batch: BatchPlan, size: ModelSize) -> Load:
     longest = math.ceil(batch.prompt_tokens) + config.sampling.max_completion_tokens
-    row_tokens = batch.prompt_tokens + batch.completion_tokens
     share = batch.rows_per_optimizer_step / batch.rows
-    tokens = min(config.learner.tokens_per_microbatch, math.ceil((batch.tokens + batch.beside_tokens) * share))
+    shared = size.shareable and config.learner.layout in ("auto", "shared")
+    in_step = (batch.different_tokens if shared else batch.tokens) + batch.beside_tokens
+    tokens = min(config.learner.tokens_per_microbatch, math.ceil(in_step * share))
     return Load(
         ranks=config.learner.ranks,
         reference=keeps_reference(config, method),
-        critic=method.critic and not config.critic.share_trunk,
+        critic=own_critic(config, method),
         scorer=method.model == "reward",
         sampler=bool(config.rewards.parts),
-        rows_at_once=min(config.sampling.max_rows, widest),
+        rows_at_once=_rows_at_once(config, method, batch),
         sequence_tokens=min(longest, size.context or longest),
         microbatch_tokens=tokens,
-        scored_tokens=math.ceil(tokens * batch.completion_tokens / row_tokens),
+        scored_tokens=math.ceil(min(tokens, batch.rows_per_optimizer_step * batch.completion_tokens)),
+        shared=shared,
+        checkpointing=config.learner.gradient_checkpointing,
+        compute_bytes=getattr(torch, computed_in(config)).itemsize,
     )
 
 
-def _seconds(config: Config, method: Algorithm, batch: BatchPlan, size: ModelSize, flops: float) -> dict[str, float]:
-    """Seconds of the whole run by phase: 2 flops a parameter and token read or sampled, 6 when trained on.
+def _seconds(config: Config, method: Algorithm, batch: BatchPlan, floors: Floors) -> dict[str, float]:
+    """Seconds of the whole run by phase, from the floors and what is reached of them.
 
-    A critic with a trunk of its own is one more model to score and to train. What a filter makes the sampler draw
-    again is not in it, since nobody knows how much that is.
+    What a filter makes the sampler draw again is not in it, since nobody knows how much that is.
     """
-    seconds = pass_seconds(size, flops)
-    longest, most = config.sampling.max_completion_tokens, config.sampling.max_rows
     per_epoch = batch.microbatches * method.minibatches
-    scored = batch.steps * seconds(2 * batch.tokens, per_epoch)
-    networks = 2 if method.critic and not config.critic.share_trunk else 1
-    trained = seconds(6 * (batch.tokens + batch.beside_tokens), 3 * per_epoch)
-    found = {"training": batch.steps * method.inner_epochs * networks * trained}
+    longest, at_once = config.sampling.max_completion_tokens, config.sampling.max_rows
+    tokens, read = batch.different_tokens, batch.units * batch.prompt_tokens
+
+    def scored(name: str) -> float:
+        return batch.steps * pass_seconds(floors, name, tokens, per_epoch)
+
+    trained = pass_seconds(floors, "forward_backward", tokens + batch.beside_tokens, per_epoch)
+    moved = optimizer_seconds(floors, method.minibatches)
+    found = {"training": batch.steps * method.inner_epochs * (trained + moved)}
     if method.source == "rollouts":
-        prefill = (batch.prompts or 0) * batch.prompt_tokens
-        sampled = seconds(2 * (prefill + batch.rows * longest), longest * math.ceil(batch.rows / most))
         refused = ", without what the filter refuses" if method.active_filters() else ""
-        found[f"sampling{refused}"] = batch.steps * sampled
+        prefill = pass_seconds(floors, "prefill", read, math.ceil(batch.rows / at_once))
+        decode = decode_seconds(floors, batch.rows, at_once, batch.prompt_tokens, longest)
+        found[f"sampling{refused}"] = batch.steps * (prefill + decode)
     if scores_old(method):
-        found["old log-probs"] = scored
+        found["old log-probs"] = scored("old_pass")
     if method.critic:
-        found["the critic's values"] = scored
+        found["the critic's values"] = scored("critic_pass")
     every = 1 if method.needs("ref_logprobs") else config.records.kl_every
     if every and keeps_reference(config, method):
-        found["starting model's log-probs"] = math.ceil(batch.steps / every) * scored / batch.steps
+        found["starting model's log-probs"] = math.ceil(batch.steps / every) * scored("ref_pass") / batch.steps
     for statistic in method.statistics:
         models = 1 + (statistic.mismatched and method.needs("ref_logprobs"))
-        found[statistic.column] = method.inner_epochs * models * scored
+        found[statistic.column] = method.inner_epochs * models * scored("old_pass")
     answers = _eval_answers(config, method)
     if answers:
-        once = seconds(2 * answers * longest, longest * (1 + math.ceil(answers / most)))
-        found["evaluation"] = (1 + math.ceil(batch.steps / config.evaluate.every)) * once
+        measured = pass_seconds(floors, "prefill", config.evaluate.problems * batch.prompt_tokens, 1)
+        measured += decode_seconds(floors, answers, at_once, batch.prompt_tokens, longest)
+        found["evaluation"] = (1 + math.ceil(batch.steps / config.evaluate.every)) * measured
     return found
 
 
@@ -222,8 +240,7 @@ def describe(plan: Plan) -> list[str]:
     lines.append(f"memory, a rough estimate: {_gib(sum(plan.memory_bytes.values()))}")
     lines += [f"  {_gib(count)} {name}" for name, count in _largest_first(plan.memory_bytes)]
     lines.append(
-        f"time, rough and nominal ({plan.machine}; completions as long as they may get): "
-        f"{duration(sum(plan.seconds.values()))}"
+        f"time, roughly ({plan.machine}; completions as long as they may get): {duration(sum(plan.seconds.values()))}"
     )
     return lines + [f"  {duration(spent)} {name}" for name, spent in _largest_first(plan.seconds)]
 

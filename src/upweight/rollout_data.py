@@ -13,11 +13,12 @@ from typing import Any, cast, get_args
 import torch
 
 from upweight.ask import question_tables
-from upweight.compose import make_encoder, make_sampler, quiet_libraries, rewards_of, texts_of
+from upweight.compose import in_compute_dtype, make_encoder, make_sampler, quiet_libraries, rewards_of, texts_of
 from upweight.config import Config
 from upweight.configfile import make_config
 from upweight.errors import UserError, nearest
 from upweight.models.load import load_model
+from upweight.probes import decided
 from upweight.records.files import to_json
 from upweight.records.progress import open_progress
 from upweight.rollout_rows import Harvest, Keep, Kind, Wanted, is_plain
@@ -144,13 +145,12 @@ def _settings(tables: Mapping[str, Any], chosen: Mapping[str, Any], samples: int
 
 def _harvest(config: Config, params: SamplingParams, wanted: Wanted, problems: int) -> Harvest:
     """Samples chunk by chunk, each of whole problems, and keeps of each only what goes into the file."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
     data = load_data(config.data, config.seed, "problems")
     model, tokenizer = load_model(config.model, texts_of(data), config.seed)
+    config = decided(config, model, tokenizer)
     encoder = make_encoder(config, model, tokenizer)
     prompts = encoder.prompts(drawn_problems(data, config.seed, problems), "training problems")
-    sampler = make_sampler(model, tokenizer, encoder.stop_ids, config.sampling.max_rows)
+    sampler = make_sampler(in_compute_dtype(model, config), tokenizer, encoder.stop_ids, config.sampling.max_rows)
     maker = RolloutMaker(sampler, tokenizer, rewards_of(config, tokenizer), params, config.rewards.on_failure)
     plain = all(is_plain(prompt.messages) for prompt in prompts)
     harvest = Harvest(wanted, replace(encoder, on_bad_row="error"), maker.rewards, plain)

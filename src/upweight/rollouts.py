@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from upweight.errors import UserError
+from upweight.phases import phase
 from upweight.rewards.score import Failed, Rewards, Scored
 from upweight.samplers.port import Sampler
 from upweight.types import Batch, Completion, Prompt, Request, Rollout, SampleKey, SamplingParams
@@ -50,8 +51,9 @@ class RolloutMaker:
         failures: list[Failed] = []
         for completion in self.sampler.sample(requests):
             prompt = by_draw[completion.key.draw]
-            text = completion_text(self.tokenizer, completion)
-            outcome = self.rewards.score(prompt, text, completion.finish_reason)
+            with phase("reward"):
+                text = completion_text(self.tokenizer, completion)
+                outcome = self.rewards.score(prompt, text, completion.finish_reason)
             if isinstance(outcome, Failed):
                 failures.append(outcome)
                 if self.on_failure == "raise":
@@ -63,7 +65,8 @@ class RolloutMaker:
                     continue
                 outcome = Scored(reward=0.0, parts=dict.fromkeys(self.rewards.names, 0.0))
             kept.append(_rollout(prompt, completion, text, outcome))
-        whole = self.rewards.complete(_whole_groups(kept, group_size))
+        with phase("reward"):
+            whole = self.rewards.complete(_whole_groups(kept, group_size))
         if not whole:
             raise UserError(f"every completion of step {step} was dropped: {failures[-1].message}")
         return Collected(whole, len(failures), len(requests) - len(whole))

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import math
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
+import torch
+
 from upweight import checkpoint
 from upweight.config import Config
 from upweight.errors import UserError
+from upweight.floors import Floors
 from upweight.learners.port import Learner
+from upweight.memory import peak_memory
+from upweight.phases import Clock
 from upweight.records.alarms import Alarms
 from upweight.records.files import could_not_write
 from upweight.records.ledger import cut_ledger, write_ledger
 from upweight.records.progress import open_progress
 from upweight.records.run_dir import RunDir, write_summary
-from upweight.records.trackers import MetricsLog, TensorBoardTracker, Tracker, WandbTracker, cut_metrics
+from upweight.records.trackers import MetricsLog, TensorBoardTracker, Tracker, WandbTracker, cut_metrics, read_metrics
+from upweight.speed import run_speed, speed_metrics
 from upweight.sync import check_mismatch
 from upweight.types import Annotated
 
@@ -42,11 +46,15 @@ class Run:
     """Enters the folder of a run at its latest intact checkpoint, or at step 0.
 
     What a killed run wrote after that checkpoint is cut off, so that the resumed run writes it again. `step` is the
-    next step to make, `seconds` the training time so far.
+    next step to make, `seconds` the training time so far. What its phases take is compared with `floors`.
     """
 
-    def __init__(self, config: Config, folder: RunDir, learner: Learner, parts: Mapping[str, Remembers]) -> None:
-        self.config, self.folder, self.learner, self.parts = config, folder, learner, parts
+    def __init__(
+        self, config: Config, folder: RunDir, learner: Learner, parts: Mapping[str, Remembers], floors: Floors
+    ) -> None:
+        self.config, self.folder, self.learner, self.parts, self.floors = config, folder, learner, parts, floors
+        on_cpu = floors.ceilings.machine.device == "cpu"
+        self.clock = Clock(settle=None if on_cpu else torch.accelerator.synchronize)
         self.step = 0
         self.seconds = 0.0
         self.skipped_in_a_row = 0
@@ -96,9 +104,10 @@ class Run:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Counts the time of what happens within towards `time/NAME_seconds` of the step."""
+        """Counts the time of what happens within towards `time/NAME_seconds` of the step, and by `phases` as well."""
         start = time.perf_counter()
-        yield
+        with self.clock:
+            yield
         self._phases[name] = time.perf_counter() - start
 
     def record(self, step: int, batch: Annotated, stats: dict[str, float]) -> None:
@@ -111,9 +120,11 @@ class Run:
         seconds = sum(self._phases.values())
         self.seconds += seconds
         tokens = sum(int(mask.sum()) for mask in batch.loss_mask)
-        clock = {f"time/{name}_seconds": spent for name, spent in self._phases.items()}
+        clock = speed_metrics(self.clock, self.floors)
+        clock |= {f"time/{name}_seconds": spent for name, spent in self._phases.items()}
         clock |= {"time/step_seconds": seconds, "time/tokens_per_second": tokens / seconds}
         self._phases.clear()
+        self.clock.clear()
         every = self.config.records.ledger_every
         if every and step % every == 0:
             write_ledger(self.folder.ledger_dir, step, batch)
@@ -184,7 +195,8 @@ class Run:
             "seed": self.config.seed,
             "steps": self.step,
             "seconds": self.seconds,
-            "peak_memory_bytes": peak_memory_bytes(),
+            **peak_memory(),
+            "speed": run_speed(read_metrics(self.folder.metrics_path)),
             "last": self.last_metrics,
             "eval_start": self.evaluations.get("start", {}),
             "eval": self.evaluations.get("end", {}),
@@ -213,9 +225,3 @@ class Run:
 def due(every: int, step: int, steps: int) -> bool:
     """Whether something that happens every so many steps, and in any case after the last one, happens after `step`."""
     return step + 1 == steps or (every > 0 and (step + 1) % every == 0)
-
-
-def peak_memory_bytes() -> int:
-    """Largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -14,6 +14,7 @@ from typing import Any
 from upweight.config import Config
 from upweight.evaluate import Evaluator, PairEvaluator
 from upweight.learners.port import Learner
+from upweight.phases import phase
 from upweight.run import Run, due
 from upweight.sources import Source
 from upweight.update import Updater
@@ -46,7 +47,7 @@ def train(session: Session) -> dict[str, Any]:
             with run.phase("update"):
                 extra = measured_columns(config, step)
                 annotated, stats = session.updater.update(batch, (config.seed, step), extra)
-            with run.phase("sync"):
+            with run.phase("sync"), phase("sync", whole=True):
                 source.sync(learner, step + 1)
             run.record(step, annotated, stats)
             if session.evaluator and (due(config.evaluate.every, step, config.steps) or run.out_of_time()):

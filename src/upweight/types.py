@@ -196,7 +196,7 @@ class Annotated(Batch):
 
 
 def annotated(batch: Batch, columns: Mapping[str, Sequence[Tensor]]) -> Annotated:
-    """`batch` with token columns added, each checked once: one finite [T_i] tensor a row.
+    """`batch` with token columns added, each checked once: one [T_i] tensor a row, NaN where it was not computed.
 
     Raises ValueError on a column of another shape: alignment is a law, not a hope.
     """

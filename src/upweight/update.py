@@ -7,17 +7,18 @@ here, on the whole batch; the learner only ever sees numbers that belong to sing
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from upweight.algorithms import Algorithm, Term
+from upweight.algorithms import Algorithm, Term, columns_of
 from upweight.columns import padded_columns, ragged
 from upweight.learners.port import Learner, Which
 from upweight.objectives.tokens import token_weights
+from upweight.phases import PASS_OF, phase
 from upweight.records.batch_metrics import batch_metrics, derived_metrics, token_metrics
 from upweight.records.update_metrics import combine_steps, step_metrics
 from upweight.types import Annotated, Batch, StepStats, annotated
@@ -28,8 +29,8 @@ Rows = TypeVar("Rows", bound=Batch)
 class Updater:
     """Turns batches into optimizer steps, and remembers the options that move from one batch to the next."""
 
-    def __init__(self, learner: Learner, algorithm: Algorithm) -> None:
-        self.learner, self.algorithm = learner, algorithm
+    def __init__(self, learner: Learner, algorithm: Algorithm, *, skip_inert: bool = True) -> None:
+        self.learner, self.algorithm, self.skip_inert = learner, algorithm, skip_inert
         self.carried = {carry.option: algorithm.options()[carry.option] for carry in algorithm.active_carries()}
 
     def state(self) -> dict[str, Any]:
@@ -53,19 +54,22 @@ class Updater:
         metrics = batch_metrics(main_rows(batch))
         metrics |= {f"train/carried/{name}": float(value) for name, value in self.carried.items()}
         rows = annotate(self.learner, method, batch, extra)
+        parts = list(parts_of(method, rows, key, self.skip_inert and not extra))
+        rows = with_old_logprobs(self.learner, method, rows, parts[1:])
         steps: list[dict[str, float]] = []
         seen: dict[str, list[Tensor]] = {}
-        for epoch in range(method.inner_epochs):
-            for index in minibatches(rows, method.minibatches, (*key, epoch)):
-                minibatch = with_statistics(self.learner, method, rows.select(index))
-                result = self.learner.step(minibatch, weights_of(method, minibatch))
-                steps.append(step_metrics(minibatch, result) | _statistics(method, minibatch))
-                if len(steps) == 1:
-                    first = annotated(minibatch, result.outputs)
-                if epoch == 0:
-                    _remember(seen, index, result, rows)
+        for part in parts:
+            minibatch = with_statistics(self.learner, method, rows.select(part.index)).select(part.kept)
+            if not steps and not method.reads_before("old_logprobs"):
+                minibatch = without_column(minibatch, "old_logprobs")
+            result = self.learner.step(minibatch, part.weights)
+            steps.append(step_metrics(minibatch, result) | _statistics(method, minibatch))
+            if len(steps) == 1:
+                first = annotated(minibatch, result.outputs)
+            if part.epoch == 0:
+                _remember(seen, [part.index[i] for i in part.kept], result, rows)
         self._move(method, rows, step=key[1])
-        rows = annotated(rows, seen)
+        rows = with_first_as_old(annotated(rows, seen))
         metrics |= token_metrics(main_rows(first)) | derived_metrics(main_rows(rows)) | combine_steps(steps)
         return rows, metrics
 
@@ -107,18 +111,71 @@ def scored_columns(
 ) -> dict[str, Sequence[Tensor]]:
     """The columns that take a pass of a model: of the policy before the update, the reference, the critic.
 
-    Old log-probs need a pass only when a derived column reads them, or when several optimizer steps use the batch: in
-    the first, old is current.
+    Old log-probs are scored here where a derived column reads them; otherwise see `with_old_logprobs`.
     """
     wanted: dict[str, Which] = {}
-    later = method.steps_per_batch() > 1 and method.reads_within("old_logprobs")
-    if later or method.reads_before("old_logprobs"):
+    if method.reads_before("old_logprobs"):
         wanted["old_logprobs"] = "policy"
     if method.needs("ref_logprobs") or ("ref_logprobs" in extra and method.model == "policy"):
         wanted["ref_logprobs"] = "reference"
     if method.critic:
         wanted["old_values"] = "critic"
-    return {name: learner.score(rows, which) for name, which in wanted.items()}
+    return {name: _score(learner, rows, which) for name, which in wanted.items()}
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of one optimizer step: `index` in the batch, `kept` those of them that need a pass, and their weights.
+
+    The weights were divided over all of `index`, so that leaving rows out changes no denominator.
+    """
+
+    epoch: int
+    index: list[int]
+    kept: list[int]
+    weights: dict[str, list[Tensor]]
+
+
+def parts_of(method: Algorithm, rows: Annotated, key: tuple[int, int], skip_inert: bool) -> Iterator[Part]:
+    """The optimizer steps of a batch, in order."""
+    for epoch in range(method.inner_epochs):
+        for index in minibatches(rows, method.minibatches, (*key, epoch)):
+            minibatch = rows.select(index)
+            weights = weights_of(method, minibatch)
+            kept = moving_rows(method, minibatch, weights) if skip_inert else list(range(len(index)))
+            yield Part(epoch, index, kept, {name: [w[i] for i in kept] for name, w in weights.items()})
+
+
+def with_old_logprobs(learner: Learner, method: Algorithm, rows: Annotated, later: Sequence[Part]) -> Annotated:
+    """The log-probs before the update, of the rows that later steps than the first need; elsewhere NaN.
+
+    In the first step old is current, so that its rows need no pass, and a batch of one step needs none at all.
+    """
+    if "old_logprobs" in rows.token_columns or not method.reads_within("old_logprobs") or not later:
+        return rows
+    index = sorted({part.index[i] for part in later for i in part.kept})
+    column = [torch.full((length,), torch.nan) for length in rows.lengths()]
+    for row, values in zip(index, _score(learner, rows.select(index), "policy"), strict=True):
+        column[row] = values
+    return annotated(rows, {"old_logprobs": column})
+
+
+def with_first_as_old(rows: Annotated) -> Annotated:
+    """The ledger's old log-probs: those of the first step's rows are what that step itself found."""
+    if "old_logprobs" not in rows.token_columns:
+        return rows
+    pairs = zip(rows.token_columns["old_logprobs"], rows.token_columns["logprobs"], strict=True)
+    return annotated(rows, {"old_logprobs": [now if bool(old.isnan().any()) else old for old, now in pairs]})
+
+
+def without_column(rows: Annotated, name: str) -> Annotated:
+    """The rows without a token column."""
+    return replace(rows, token_columns={other: c for other, c in rows.token_columns.items() if other != name})
+
+
+def _score(learner: Learner, rows: Batch, which: Which) -> Sequence[Tensor]:
+    with phase(PASS_OF[which]):
+        return learner.score(rows, which)
 
 
 def main_rows(batch: Rows) -> Rows:
@@ -149,9 +206,9 @@ def with_statistics(learner: Learner, method: Algorithm, minibatch: Annotated) -
     found = dict(minibatch.row_columns)
     for statistic in method.statistics:
         rows = mismatched(minibatch) if statistic.mismatched else minibatch
-        columns: dict[str, Sequence[Tensor]] = {"logprobs": learner.score(rows, "policy")}
+        columns: dict[str, Sequence[Tensor]] = {"logprobs": _score(learner, rows, "policy")}
         if statistic.mismatched and method.needs("ref_logprobs"):
-            columns["ref_logprobs"] = learner.score(rows, "reference")
+            columns["ref_logprobs"] = _score(learner, rows, "reference")
         value = statistic.call(padded_columns(annotated(rows, columns)))
         found[statistic.column] = torch.as_tensor(value).expand(len(minibatch))
     return replace(minibatch, row_columns=found)
@@ -196,6 +253,25 @@ def _weights(method: Algorithm, term: Term, rows: Batch) -> list[Tensor]:
     return ragged(term.coefficient * weights, rows.lengths())
 
 
+def moving_rows(method: Algorithm, rows: Annotated, weights: Mapping[str, Sequence[Tensor]]) -> list[int]:
+    """The rows that can move the weights; the gradient of the others is exactly 0, and they need no pass.
+
+    A row is inert when every term either gives it no weight, or multiplies by its advantages, all 0: those of a group
+    whose rewards are equal. Weights were divided before, so that leaving rows out changes no denominator. Some row is
+    always left, so that the step is made. Gain: see docs/speed.md.
+    """
+    inert = torch.ones(len(rows), dtype=torch.bool)
+    for term in method.active_terms():
+        weightless = _all_zero(weights[term.name])
+        by_advantage = "advantages" in columns_of(term.loss.function)
+        inert &= weightless | _all_zero(rows.token_columns["advantages"]) if by_advantage else weightless
+    return torch.nonzero(~inert).flatten().tolist() or [0]
+
+
+def _all_zero(column: Sequence[Tensor]) -> Tensor:
+    return torch.tensor([not bool(row.any()) for row in column])
+
+
 def _among_all(rows: Annotated, batch: Batch) -> Annotated:
     """The annotated main rows among all rows of the batch, which they are the first of."""
     rest = batch.select([i for i, stream in enumerate(batch.streams) if stream != "main"])
@@ -212,6 +288,8 @@ def _among_all(rows: Annotated, batch: Batch) -> Annotated:
 def _remember(seen: dict[str, list[Tensor]], index: Sequence[int], result: StepStats, rows: Batch) -> None:
     columns = {**result.outputs, **{f"push/{name}": column for name, column in result.pushes.items()}}
     for name, column in columns.items():
-        whole = seen.setdefault(name, [torch.zeros(length) for length in rows.lengths()])
+        # What was not computed is not known; what did not take part was not pushed.
+        unknown = 0.0 if name.startswith("push/") else torch.nan
+        whole = seen.setdefault(name, [torch.full((length,), unknown) for length in rows.lengths()])
         for row, values in zip(index, column, strict=True):
             whole[row] = values

@@ -31,7 +31,8 @@ ROWS = 8
 def prepared(method: Algorithm, learner: LocalLearner) -> tuple[Annotated, dict[str, list[torch.Tensor]]]:
     """A step off policy: annotated, some ratios clipped and some not, its weights known."""
     several = method.with_options({"inner_epochs": 2})
-    rows = tiny.off_policy(annotate(learner, several, tiny.batch_for(method, ROWS)))
+    rows = annotate(learner, several, tiny.batch_for(method, ROWS))
+    rows = tiny.off_policy(tiny.with_old(learner, several, rows))
     rows = with_statistics(learner, method, rows)
     return rows, weights_of(method, rows)
 
@@ -53,8 +54,8 @@ def test_microbatches_padding_and_packing(name: str) -> None:
     whole_learner = tiny.learner(method)
     cuts = [
         tiny.learner(method, tokens_per_microbatch=1),
-        tiny.learner(method, tokens_per_microbatch=90, pad_multiple=7),
-        tiny.learner(method, tokens_per_microbatch=60, packing=True),
+        tiny.learner(method, tokens_per_microbatch=90, kind="padded", pad_multiple=7),
+        tiny.learner(method, tokens_per_microbatch=60, kind="packed"),
     ]
     for variant in tiny.variants(name):
         for learner in (whole_learner, *cuts):
@@ -83,7 +84,7 @@ def test_a_head_on_the_policy_is_cut_up_alike(name: str) -> None:
     whole_learner = tiny.learner(method, share_trunk=True)
     rows, weights = prepared(method, whole_learner)
     whole = gradient_of(whole_learner, rows, weights)
-    cut = tiny.learner(method, share_trunk=True, tokens_per_microbatch=60, packing=True)
+    cut = tiny.learner(method, share_trunk=True, tokens_per_microbatch=60, kind="packed")
     assert relative(gradient_of(cut, rows, weights), whole) < TOLERANCE
 
 

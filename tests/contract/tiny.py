@@ -8,20 +8,22 @@ from math import inf
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from upweight.algorithms import Algorithm, choices_of
 from upweight.batches import join
 from upweight.config import InitConfig, LearnerConfig, ModelConfig, OptimizerConfig
 from upweight.learners.local import LocalLearner
-from upweight.models.forward import head_inputs, hidden_rows
+from upweight.models.forward import head_inputs
 from upweight.models.head import token_logprobs
 from upweight.models.load import load_model
 from upweight.models.networks import Network, PolicyNetwork, RewardNetwork, make_critic
 from upweight.models.reward import reward_model_from
+from upweight.models.trunk import Layout, Trunk
 from upweight.presets import PRESETS
 from upweight.types import Annotated, Batch, annotated
+from upweight.update import Part, with_old_logprobs
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3", "gpt2")
 TEMPERATURE = 0.7
@@ -38,7 +40,39 @@ def tiny_model(
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(4)
+    if dtype == "float64":
+        wide_norms(model)
     return model, tokenizer
+
+
+def reward_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The reward model that `model` becomes, its norms as wide as the model's."""
+    made, own = reward_model_from(model, tokenizer)
+    if made.dtype == torch.float64:
+        wide_norms(made)
+    return made, own
+
+
+class WideNorm(nn.Module):
+    """The norm of the Llama family in the type of its input."""
+
+    weight: Tensor
+    variance_epsilon: float
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.rms_norm(x, self.weight.shape, self.weight, self.variance_epsilon)
+
+
+def wide_norms(model: PreTrainedModel) -> None:
+    """Lets the norms compute in float64: transformers rounds them to float32 whatever the model's type.
+
+    What is compared is then rounding alone, at 1e-10 rather than at 1e-7.
+    """
+    for module in model.modules():
+        if hasattr(module, "variance_epsilon"):
+            module.__class__ = WideNorm
 
 
 def score_rows(
@@ -47,25 +81,26 @@ def score_rows(
     token_ids: Sequence[Tensor],
     temperature: float,
     pad_multiple: int = 1,
-    packing: bool = False,
+    kind: str = "padded",
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Log-probs and entropies of each row's completion tokens, both with gradient, ragged: [T_i] each."""
-    hidden = hidden_rows(model, prompt_ids, token_ids, "predicting", pad_multiple, packing)
+    hidden = Trunk(model, Layout(kind, pad_multiple))(prompt_ids, token_ids, "predicting")
     logprobs, entropy = token_logprobs(*head_inputs(model, hidden, token_ids), temperature)
     lengths = [len(tokens) for tokens in token_ids]
     return list(logprobs.split(lengths)), list(entropy.split(lengths))
 
 
-def network(method: Algorithm, dtype: str = "float64", share_trunk: bool = False, **layout: Any) -> Network:
+def network(method: Algorithm, dtype: str = "float64", share_trunk: bool = False, **options: Any) -> Network:
     """What the method trains; a critic whose values are far from zero."""
     model, tokenizer = tiny_model("llama", dtype)
+    layout = Layout(**options)
     if method.model == "reward":
-        return RewardNetwork(*reward_model_from(model, tokenizer), **layout)
+        return RewardNetwork(*reward_model(model, tokenizer), layout=layout)
     critic = make_critic(model, share_trunk) if method.critic else None
     if critic is not None:
         with torch.no_grad():
             critic.head.weight.normal_(generator=torch.Generator().manual_seed(2))
-    return PolicyNetwork(model, tokenizer, critic=critic, temperature=TEMPERATURE, **layout)
+    return PolicyNetwork(model, tokenizer, critic=critic, temperature=TEMPERATURE, layout=layout)
 
 
 @cache
@@ -79,7 +114,7 @@ def learner(
     method: Algorithm,
     dtype: str = "float64",
     pad_multiple: int = 1,
-    packing: bool = False,
+    kind: str = "shared",
     tokens_per_microbatch: int = 10**6,
     share_trunk: bool = False,
     lr: float = 1e-3,
@@ -87,13 +122,13 @@ def learner(
     """A learner whose reference differs from its policy and which never clips its gradient."""
     optimizer = OptimizerConfig(lr=lr, max_grad_norm=1e9)
     return LocalLearner(
-        network(method, dtype, share_trunk, pad_multiple=pad_multiple, packing=packing),
+        network(method, dtype, share_trunk, pad_multiple=pad_multiple, kind=kind),
         method.active_terms(),
         reference=reference(dtype) if method.reference_every == 0 else own_reference(dtype),
         reference_moves=method.reference_every > 0,
         total_steps=10,
         optimizers={"policy": optimizer, "critic": optimizer},
-        limits=LearnerConfig(tokens_per_microbatch=tokens_per_microbatch, packing=packing),
+        limits=LearnerConfig(tokens_per_microbatch=tokens_per_microbatch),
     )
 
 
@@ -193,6 +228,12 @@ def shown(method: Algorithm) -> str:
     """A method by its name and what differs from its preset with every term."""
     base = every_term(method.name).options()
     return f"{method.name} { ({k: v for k, v in method.options().items() if base[k] != v and v != inf}) }"
+
+
+def with_old(learner: Any, method: Algorithm, rows: Annotated) -> Annotated:
+    """The rows with old log-probs of all of them, where a later step of the method would read them."""
+    every = list(range(len(rows)))
+    return with_old_logprobs(learner, method, rows, [Part(1, every, every, {})])
 
 
 def off_policy(rows: Annotated, seed: int = 3) -> Annotated:

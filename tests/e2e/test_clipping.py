@@ -15,7 +15,7 @@ Row = dict[str, list[float]]
 
 def ledger(folder: Path, name: str, lr: float) -> tuple[dict[str, Any], list[Row]]:
     """Metrics and rows of the second step of a method with four minibatches, at a rate that moves the policy far."""
-    changes = {"batch": {"prompts": 16, "group_size": 4}, "optimizer": {"lr": lr}}
+    changes = {"batch": {"prompts": 16, "group_size": 4}, "optimizer": {"lr": lr}, "learner": {"skip_inert": False}}
     done = run(folder, {"name": name, "minibatches": 4}, **(EASY | changes))
     table = done.ledger(1).to_pydict()
     columns = ("logprobs", "old_logprobs", "advantages", "push/policy")

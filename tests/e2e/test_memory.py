@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from bench.memory import CASES, measure
 
 # In a fresh process, since memory that an earlier test took would hide what this one takes.
 PROGRAM = """
@@ -15,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from upweight.learners.local import LocalLearner
 from upweight.models.networks import PolicyNetwork
 from upweight.presets import algorithm
-from upweight.run import peak_memory_bytes
+from upweight.memory import peak_memory_bytes
 from upweight.types import Batch
 from upweight.update import Updater
 
@@ -51,3 +52,9 @@ def test_one_update_with_a_vocabulary_of_151936() -> None:
     """Width 256, 4,096 completion tokens: all logits in float32 would take 2.5 GB, and their gradient as much."""
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 0.8e9
+
+
+def test_the_plan_foresees_the_peak_of_a_run() -> None:
+    """About half of it are Python and its libraries, the other half activations; bench/memory.py has larger cases."""
+    parts, peak = measure(*CASES["grpo 1M"])
+    assert sum(parts.values()) == pytest.approx(peak, rel=0.25)

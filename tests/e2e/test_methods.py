@@ -13,6 +13,7 @@ from upweight.configfile import make_config
 from upweight.learners.local import LocalLearner
 from upweight.presets import PRESETS
 from upweight.records.glossary import METRICS, describe
+from upweight.speed import CLOCK_PREFIXES
 
 TINY: dict[str, Any] = {
     "model": {"init": {"width": 16, "layers": 1, "heads": 2, "context": 64}},
@@ -68,7 +69,7 @@ def test_every_metric_is_in_the_glossary(tmp_path: Path) -> None:
 
 
 def _timeless(line: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in line.items() if not key.startswith("time/")}
+    return {key: value for key, value in line.items() if not key.startswith(CLOCK_PREFIXES)}
 
 
 def test_a_critic_has_a_rate_of_its_own(tmp_path: Path) -> None:

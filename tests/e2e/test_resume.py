@@ -25,6 +25,7 @@ from upweight.configfile import make_config
 from upweight.learners.local import LocalLearner
 from upweight.records import ledger, trackers
 from upweight.samplers.native import NativeSampler
+from upweight.speed import CLOCK_PREFIXES
 from upweight.train import train
 
 REWARD = """
@@ -34,7 +35,7 @@ def surprise(completion: str, answer: str) -> float:
 
 # Where a child may die, and about how often a whole run comes by.
 PLACES = {
-    "sampling": (NativeSampler, "_forward", 150),
+    "sampling": (NativeSampler, "_advance", 90),
     "update": (LocalLearner, "backward", 30),
     "optimizer": (LocalLearner, "apply", 30),
     "checkpoint": (checkpoint, "_sync", 40),
@@ -97,7 +98,7 @@ def fingerprint(run: Path) -> dict[str, Any]:
     """What must be the same: weights, ledger, and metrics without the clock."""
     files = [run / "final" / "model.safetensors", *sorted((run / "ledger").iterdir())]
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    metrics = [{key: value for key, value in line.items() if not key.startswith("time/")} for line in lines]
+    metrics = [{key: value for key, value in line.items() if not key.startswith(CLOCK_PREFIXES)} for line in lines]
     return {"metrics": metrics, **{file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}}
 
 

@@ -54,8 +54,9 @@ def test_a_saved_model_loads_with_transformers(architecture: str, tmp_path: Path
     assert again.encode("12+34=") == ids[0].tolist()
     assert again.chat_template == tokenizer.chat_template
     assert torch.equal(loaded(ids).logits, model(ids).logits)
-    ours, _ = load_model(ModelConfig(path=str(tmp_path)))
+    ours, kept = load_model(ModelConfig(path=str(tmp_path)))
     assert torch.equal(ours(ids).logits, model(ids).logits)
+    assert kept.encode("1 + 2 = 3\nand") == tokenizer.encode("1 + 2 = 3\nand")
 
 
 def test_weights_come_from_the_seed_and_disturb_no_other_randomness() -> None:

@@ -20,12 +20,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from tests.contract.tiny import ARCHITECTURES, batch, tiny_model
+from tests.contract.tiny import ARCHITECTURES, batch, reward_model, tiny_model
 from upweight.errors import UserError
 from upweight.models import reward
 from upweight.models.load import save_model
 from upweight.models.networks import Network, PolicyNetwork, RewardNetwork, make_critic
 from upweight.models.reward import load_reward_model, reward_model_from, score_completions
+from upweight.models.trunk import Layout
 
 ROWS = batch()
 
@@ -35,7 +36,7 @@ def states(trunk: PreTrainedModel, row: int) -> Tensor:
     return trunk(input_ids=torch.cat([ROWS.prompt_ids[row], ROWS.token_ids[row]])[None]).last_hidden_state[0]
 
 
-def policy(architecture: str, share_trunk: bool, dtype: str = "float64", packing: bool = False) -> PolicyNetwork:
+def policy(architecture: str, share_trunk: bool, dtype: str = "float64", kind: str = "padded") -> PolicyNetwork:
     """A policy with a critic whose head and trunk are no longer what they were copied from."""
     model, tokenizer = tiny_model(architecture, dtype)
     critic = make_critic(model, share_trunk)
@@ -44,12 +45,12 @@ def policy(architecture: str, share_trunk: bool, dtype: str = "float64", packing
         for parameter in critic.parameters():
             noise = torch.randn(parameter.shape, generator=draw, dtype=torch.float64)
             parameter.add_(0.3 * noise.to(parameter))
-    return PolicyNetwork(model, tokenizer, critic=critic, temperature=0.7, packing=packing)
+    return PolicyNetwork(model, tokenizer, critic=critic, temperature=0.7, layout=Layout(kind))
 
 
-def rewarder(architecture: str, dtype: str = "float64", packing: bool = False) -> RewardNetwork:
+def rewarder(architecture: str, dtype: str = "float64", kind: str = "padded") -> RewardNetwork:
     model, tokenizer = tiny_model(architecture, dtype)
-    return RewardNetwork(*reward_model_from(model, tokenizer), packing=packing)
+    return RewardNetwork(*reward_model(model, tokenizer), layout=Layout(kind))
 
 
 def everything(network: Network) -> dict[str, Tensor]:
@@ -57,11 +58,11 @@ def everything(network: Network) -> dict[str, Tensor]:
     return {f"{k}.{i}": p.detach().clone() for k, ps in network.parameters().items() for i, p in enumerate(ps)}
 
 
-@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize("kind", ["auto", "padded", "packed"])
 @pytest.mark.parametrize("share_trunk", [False, True])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_columns_of_a_policy_are_the_models_own(architecture: str, share_trunk: bool, packing: bool) -> None:
-    network = policy(architecture, share_trunk, packing=packing)
+def test_columns_of_a_policy_are_the_models_own(architecture: str, share_trunk: bool, kind: str) -> None:
+    network = policy(architecture, share_trunk, kind=kind)
     assert network.critic is not None
     columns = network.outputs(ROWS)
     assert set(columns) == {"logprobs", "entropy", "values"}
@@ -81,10 +82,10 @@ def test_columns_of_a_policy_are_the_models_own(architecture: str, share_trunk: 
         assert all(torch.equal(x, y) for x, y in zip(alone, columns[name], strict=True))
 
 
-@pytest.mark.parametrize("packing", [False, True])
+@pytest.mark.parametrize("kind", ["auto", "padded", "packed"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_last_score_is_transformers_own_answer(architecture: str, packing: bool) -> None:
-    network = rewarder(architecture, packing=packing)
+def test_the_last_score_is_transformers_own_answer(architecture: str, kind: str) -> None:
+    network = rewarder(architecture, kind=kind)
     scores = network.outputs(ROWS)["scores"]
     rows = [torch.cat(pair) for pair in zip(ROWS.prompt_ids, ROWS.token_ids, strict=True)]
     assert [len(row) for row in scores] == ROWS.lengths()
@@ -112,8 +113,11 @@ def test_a_network_lays_its_rows_out_as_it_was_told() -> None:
     model, tokenizer = tiny_model("llama")
     critic = make_critic(model, share_trunk=False)
     classifier, own = reward_model_from(model, tokenizer)
-    options = {"pad_multiple": 32, "packing": True}
-    networks = PolicyNetwork(model, tokenizer, critic=critic, **options), RewardNetwork(classifier, own, **options)
+    layout = Layout("packed", pad_multiple=32)
+    networks = (
+        PolicyNetwork(model, tokenizer, critic=critic, layout=layout),
+        RewardNetwork(classifier, own, layout=layout),
+    )
     shapes = []
     assert critic.trunk is not None
     for trunk in (model.base_model, critic.trunk, classifier.base_model):
@@ -136,7 +140,7 @@ def test_a_model_that_cannot_keep_packed_rows_apart_is_refused() -> None:
     for network, given in ((PolicyNetwork, (model, tokenizer)), (RewardNetwork, (classifier, own))):
         network(*given)
         with pytest.raises(UserError, match="see one another"):
-            network(*given, packing=True)
+            network(*given, layout=Layout("packed"))
 
 
 @pytest.mark.parametrize("share_trunk", [False, True])

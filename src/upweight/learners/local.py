@@ -15,11 +15,12 @@ from torch import Tensor
 from upweight.algorithms import Term
 from upweight.checkpoint import flatten_optimizer, unflatten_optimizer
 from upweight.config import LearnerConfig, OptimizerConfig
-from upweight.learners.microbatches import microbatches, packed_microbatches, units_of
+from upweight.learners.microbatches import cut_rows, units_of
 from upweight.learners.objective import differentiate, total_pushes
 from upweight.learners.port import Which
 from upweight.learners.schedule import learning_rate
 from upweight.models.networks import Network, PolicyNetwork
+from upweight.phases import PASS_OF, count, phase
 from upweight.types import Annotated, Batch, StepStats
 
 
@@ -90,24 +91,32 @@ class LocalLearner:
     def score(self, rows: Batch, which: Which) -> list[Tensor]:
         """One number for each completion token of the rows."""
         scored: list[Tensor] = [torch.empty(0)] * len(rows)
+        network = self._network(which)
         for index in self._microbatches(rows, units_of(rows.unit_ids.tolist())):
-            for row, values in zip(index, self._score(rows.select(index), which), strict=True):
+            piece = rows.select(index)
+            for row, values in zip(index, self._score(network, piece, which), strict=True):
                 scored[row] = values.cpu()
+            count(PASS_OF[which], processed=network.tokens.processed, useful=network.tokens.useful)
         return scored
 
-    def _score(self, rows: Batch, which: Which) -> list[Tensor]:
-        if which == "reward":
-            return self.network.outputs(rows)["scores"]
+    def _network(self, which: Which) -> Network:
         network = self.reference if which == "reference" else self.network
-        if not isinstance(network, PolicyNetwork):
+        if network is None or (which != "reward" and not isinstance(network, PolicyNetwork)):
             raise ValueError(f"this learner was built without a {which}")
+        return network
+
+    def _score(self, network: Network, rows: Batch, which: Which) -> list[Tensor]:
+        if not isinstance(network, PolicyNetwork):
+            return network.outputs(rows)["scores"]
         return network.values(rows) if which == "critic" else network.logprobs(rows)
 
     def step(self, rows: Annotated, weights: Mapping[str, Sequence[Tensor]]) -> StepStats:
         """One optimizer step: gradient of the whole step, clip, AdamW."""
-        self.zero_grad()
-        tally = self.backward(rows, weights, units_of(rows.unit_ids.tolist()))
-        return self.apply(tally)
+        with phase("forward_backward"):
+            self.zero_grad()
+            tally = self.backward(rows, weights, units_of(rows.unit_ids.tolist()))
+        with phase("optimizer"):
+            return self.apply(tally)
 
     def zero_grad(self) -> None:
         """Forgets the gradient but keeps its memory."""
@@ -125,6 +134,8 @@ class LocalLearner:
             total = total_pushes(pushes)
             torch.autograd.backward([torch.cat(outputs[name]) for name in total], [-push for push in total.values()])
             tally.add(index, losses, outputs, {name: _shown(by_output) for name, by_output in pushes.items()})
+            tokens = self.network.tokens
+            count("forward_backward", processed=tokens.processed, useful=tokens.useful)
         return tally
 
     def apply(self, tally: Tally) -> StepStats:
@@ -192,9 +203,7 @@ class LocalLearner:
         """Holds nothing that needs ending."""
 
     def _microbatches(self, rows: Batch, units: list[list[int]]) -> list[list[int]]:
-        lengths = [len(p) + len(t) for p, t in zip(rows.prompt_ids, rows.token_ids, strict=True)]
-        cut = packed_microbatches if self.limits.packing else microbatches
-        return cut(units, lengths, self.limits.tokens_per_microbatch)
+        return cut_rows(rows, units, self.network.layout, self.limits.tokens_per_microbatch)
 
 
 def _shown(by_output: Mapping[str, list[Tensor]]) -> list[Tensor]:

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
+
+from upweight.models.trunk import LayoutKind
+from upweight.types import Batch
+
+
+def cut_rows(rows: Batch, units: list[list[int]], layout: LayoutKind, token_budget: int) -> list[list[int]]:
+    """Rows of each micro-batch, cut as suits the layout that they will be computed in."""
+    prompts, completions = [len(prompt) for prompt in rows.prompt_ids], rows.lengths()
+    lengths = [p + t for p, t in zip(prompts, completions, strict=True)]
+    if layout == "padded":
+        return microbatches(units, lengths, token_budget)
+    if layout == "packed":
+        return packed_microbatches(units, lengths, token_budget)
+    keys = [tuple(prompt.tolist()) for prompt in rows.prompt_ids]
+    return shared_microbatches(units, keys, prompts, completions, token_budget)
 
 
 def units_of(unit_ids: Sequence[int]) -> list[list[int]]:
@@ -42,6 +57,36 @@ def packed_microbatches(units: Iterable[Sequence[int]], lengths: Sequence[int], 
             pieces.append([])
             filled = 0
         pieces[-1].extend(unit)
+        filled += tokens
+    return pieces
+
+
+def shared_microbatches(
+    units: Iterable[Sequence[int]],
+    prompts: Sequence[Hashable],
+    prompt_lengths: Sequence[int],
+    completion_lengths: Sequence[int],
+    token_budget: int,
+) -> list[list[int]]:
+    """Rows of each micro-batch where rows with the same prompt share it: whole units, those of a prompt together.
+
+    A prompt counts once a micro-batch. A group may be split; its prompt is then computed again.
+    """
+    together: dict[Hashable, list[Sequence[int]]] = {}
+    for unit in units:
+        together.setdefault(prompts[unit[0]], []).append(unit)
+    pieces: list[list[int]] = []
+    seen: set[Hashable] = set()
+    filled = 0
+    for unit in (unit for units_of_prompt in together.values() for unit in units_of_prompt):
+        new = {prompts[row]: prompt_lengths[row] for row in unit}
+        own = sum(completion_lengths[row] for row in unit)
+        tokens = own + sum(length for prompt, length in new.items() if prompt not in seen)
+        if not pieces or filled + tokens > token_budget:
+            pieces.append([])
+            seen, filled, tokens = set(), 0, own + sum(new.values())
+        pieces[-1].extend(unit)
+        seen |= new.keys()
         filled += tokens
     return pieces
 

@@ -28,8 +28,10 @@ def hidden_rows(
     positions: Positions = "predicting",
     pad_multiple: int = 1,
     packing: bool = False,
-) -> Tensor:
-    """The last hidden states that belong to the rows' completion tokens, row after row: [sum T_i, width].
+) -> tuple[Tensor, int]:
+    """The last hidden states that belong to the rows' completion tokens, row after row, and the tokens processed.
+
+    The states are [sum T_i, width].
 
     `prompt_ids[i]` is [P_i], `token_ids[i]` is [T_i]. "predicting" is the state before each token is read, which
     scores it; "own" the state that has read it. The padded width is a multiple of `pad_multiple` where the model's
@@ -49,15 +51,20 @@ def hidden_rows(
         torch.tensor(wanted(len(prompt), len(tokens)), dtype=torch.long) + start
         for prompt, tokens, start in zip(prompt_ids, token_ids, starts, strict=True)
     ]
-    return hidden.flatten(0, 1)[torch.cat(picked).to(hidden.device)]
+    return hidden.flatten(0, 1)[torch.cat(picked).to(hidden.device)], ids.numel()
 
 
 def head_inputs(
     model: PreTrainedModel, hidden: Tensor, token_ids: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """Hidden states, weight and bias of the output head, and the tokens to score: what `token_logprobs` begins with."""
+    """Hidden states, weight and bias of the output head, and the tokens to score: what `token_logprobs` begins with.
+
+    The head computes in the type of the states.
+    """
     head = model.get_output_embeddings()
-    return hidden, head.weight, getattr(head, "bias", None), torch.cat(list(token_ids)).to(hidden.device)
+    bias = getattr(head, "bias", None)
+    weight, bias = head.weight.to(hidden.dtype), None if bias is None else bias.to(hidden.dtype)
+    return hidden, weight, bias, torch.cat(list(token_ids)).to(hidden.device)
 
 
 @torch.no_grad()
@@ -71,8 +78,8 @@ def check_packing(model: PreTrainedModel) -> None:
     rows = [torch.tensor([1, 2, 3, 4]), one, two]
     changed = [rows[0], two, two]
     prompts = [row[:0] for row in rows]
-    before = hidden_rows(model, prompts, rows, "own", packing=True)
-    after = hidden_rows(model, prompts, changed, "own", packing=True)
+    before, _ = hidden_rows(model, prompts, rows, "own", packing=True)
+    after, _ = hidden_rows(model, prompts, changed, "own", packing=True)
     if not torch.equal(before[-len(two) :], after[-len(two) :]):
         raise UserError(
             f"{type(model).__name__} lets rows that share a sequence see one another: switch packing off for this model"

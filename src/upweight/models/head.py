@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from upweight.models.dense import linear
 from upweight.objectives.tokens import logprobs_and_entropy
 
 CHUNK_BYTES = 64 * 2**20
@@ -113,7 +114,7 @@ def _entropy_gradient(logits: Tensor, entropy: Tensor, upstream: Tensor) -> Tens
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float, dtype: torch.dtype) -> Tensor:
-    logits = torch.nn.functional.linear(hidden, weight, bias).to(dtype)
+    logits = linear(hidden, weight, bias).to(dtype)
     return logits if temperature == 1.0 else logits.div_(temperature)
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 
 from upweight.config import ModelConfig
 from upweight.errors import UserError
@@ -46,12 +54,24 @@ def _from_pretrained(config: ModelConfig, dtype: torch.dtype) -> tuple[PreTraine
         raise UserError(f"model.path: {path} has no config.json, so it is no Hugging Face model folder")
     where = {"revision": config.revision, "trust_remote_code": config.trust_remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, **where)
+        tokenizer = load_tokenizer(path, **where)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa", **where)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"model.path: cannot load {path!r}, neither a local folder nor a Hub id: {reason}") from None
     return model, tokenizer
+
+
+def load_tokenizer(path: str, **where: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or Hub id, as it was saved.
+
+    `AutoTokenizer` of transformers 5 ignores the class that a Qwen2 folder declares and splits text as Qwen2 does: a
+    tokenizer made from scratch would come back without its spaces, silently.
+    """
+    declared = Path(path) / "tokenizer_config.json"
+    if declared.is_file() and json.loads(declared.read_bytes()).get("tokenizer_class") == "TokenizersBackend":
+        return PreTrainedTokenizerFast.from_pretrained(path, **where)
+    return AutoTokenizer.from_pretrained(path, **where)
 
 
 @torch.no_grad()

@@ -16,10 +16,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from upweight.models.forward import Positions, check_packing, head_inputs, hidden_rows
+from upweight.models.forward import Positions, head_inputs
 from upweight.models.head import scalar_head, token_logprobs, token_logprobs_only
 from upweight.models.load import save_model
 from upweight.models.reward import score_head
+from upweight.models.trunk import Layout, LayoutKind, Trunk
+from upweight.phases import Tokens
 from upweight.types import Batch
 
 
@@ -29,6 +31,14 @@ class Network(Protocol):
     @property
     def model(self) -> PreTrainedModel:
         """The transformers model being trained."""
+
+    @property
+    def layout(self) -> LayoutKind:
+        """How its rows are laid out."""
+
+    @property
+    def tokens(self) -> Tokens:
+        """The tokens of the policy's last call: all that were processed, and those that were needed."""
 
     def outputs(self, rows: Batch) -> dict[str, list[Tensor]]:
         """Every column that the network makes, with gradient, in float32 or better."""
@@ -80,40 +90,46 @@ class PolicyNetwork:
         *,
         critic: Critic | None = None,
         temperature: float = 1.0,
-        pad_multiple: int = 1,
-        packing: bool = False,
+        layout: Layout | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.critic = critic
         self.temperature = temperature
-        self.pad_multiple = pad_multiple
-        self.packing = packing
-        if packing:
-            check_packing(model)
+        self.trunk = Trunk(model, layout or Layout())
+        own = critic.trunk if critic is not None else None
+        self.critic_trunk = self.trunk if own is None else Trunk(own, layout or Layout())
+
+    @property
+    def layout(self) -> LayoutKind:
+        """How the policy's rows are laid out."""
+        return self.trunk.kind
+
+    @property
+    def tokens(self) -> Tokens:
+        """The tokens of the last call."""
+        return self.trunk.tokens
 
     def outputs(self, rows: Batch) -> dict[str, list[Tensor]]:
         """`logprobs` and `entropy` at the temperature and, with a critic, `values`."""
-        hidden = self._hidden(self.model, rows)
+        hidden = _states(self.trunk, rows)
         logprobs, entropy = token_logprobs(*head_inputs(self.model, hidden, rows.token_ids), self.temperature)
         columns = {"logprobs": logprobs, "entropy": entropy}
         if self.critic is not None:
-            trunk = self.critic.trunk
-            states = hidden if trunk is None else self._hidden(trunk, rows)
+            states = hidden if self.critic_trunk is self.trunk else _states(self.critic_trunk, rows)
             columns["values"] = scalar_head(states, self.critic.head)
         return _ragged(columns, rows)
 
     def logprobs(self, rows: Batch) -> list[Tensor]:
         """The column of `outputs` alone: no entropy, no critic."""
-        inputs = head_inputs(self.model, self._hidden(self.model, rows), rows.token_ids)
+        inputs = head_inputs(self.model, _states(self.trunk, rows), rows.token_ids)
         return list(token_logprobs_only(*inputs, self.temperature).split(rows.lengths()))
 
     def values(self, rows: Batch) -> list[Tensor]:
         """The column of `outputs` alone: no log-probs. Raises ValueError without a critic."""
         if self.critic is None:
             raise ValueError("this network was built without a critic")
-        trunk = self.model if self.critic.trunk is None else self.critic.trunk
-        return list(scalar_head(self._hidden(trunk, rows), self.critic.head).split(rows.lengths()))
+        return list(scalar_head(_states(self.critic_trunk, rows), self.critic.head).split(rows.lengths()))
 
     def parameters(self) -> dict[str, list[nn.Parameter]]:
         """`policy` and, with a critic, `critic`: only its head when it reads the policy's hidden states.
@@ -138,9 +154,6 @@ class PolicyNetwork:
         if self.critic is not None:
             self.critic.load_state_dict(load_file(folder / "critic.safetensors"))
 
-    def _hidden(self, model: PreTrainedModel, rows: Batch) -> Tensor:
-        return _hidden(model, rows, "predicting", self.pad_multiple, self.packing)
-
 
 class RewardNetwork:
     """A sequence-classification model with one output: `scores[t]` is that output after token t.
@@ -153,20 +166,26 @@ class RewardNetwork:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        pad_multiple: int = 1,
-        packing: bool = False,
+        layout: Layout | None = None,
     ) -> None:
         self.model = model
         self.head = score_head(model)
         self.tokenizer = tokenizer
-        self.pad_multiple = pad_multiple
-        self.packing = packing
-        if packing:
-            check_packing(model)
+        self.trunk = Trunk(model, layout or Layout())
+
+    @property
+    def layout(self) -> LayoutKind:
+        """How its rows are laid out."""
+        return self.trunk.kind
+
+    @property
+    def tokens(self) -> Tokens:
+        """The tokens of the last call."""
+        return self.trunk.tokens
 
     def outputs(self, rows: Batch) -> dict[str, list[Tensor]]:
         """`scores` of every prefix of the completion, the whole of it last."""
-        hidden = _hidden(self.model, rows, "own", self.pad_multiple, self.packing)
+        hidden = _states(self.trunk, rows, "own")
         return _ragged({"scores": scalar_head(hidden, self.head)}, rows)
 
     def parameters(self) -> dict[str, list[nn.Parameter]]:
@@ -182,8 +201,8 @@ class RewardNetwork:
         _load_weights(self.model, folder / "policy")
 
 
-def _hidden(model: PreTrainedModel, rows: Batch, positions: Positions, pad_multiple: int, packing: bool) -> Tensor:
-    return hidden_rows(model, rows.prompt_ids, rows.token_ids, positions, pad_multiple, packing)
+def _states(trunk: Trunk, rows: Batch, positions: Positions = "predicting") -> Tensor:
+    return trunk(rows.prompt_ids, rows.token_ids, positions)
 
 
 def _ragged(columns: Mapping[str, Tensor], rows: Batch) -> dict[str, list[Tensor]]:

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
 from upweight.errors import UserError
 from upweight.models.forward import context_length, hidden_rows
 from upweight.models.head import scalar_head
+from upweight.models.load import load_tokenizer
 
 PAD = "<pad>"
 
@@ -58,7 +59,7 @@ def load_reward_model(
     if Path(path).is_dir() and not (Path(path) / "config.json").exists():
         raise UserError(f"reward model: {path} has no config.json, so it is no Hugging Face model folder")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        tokenizer = load_tokenizer(path)
         model, loading = AutoModelForSequenceClassification.from_pretrained(
             path, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
         )
@@ -105,7 +106,7 @@ def score_completions(
     scores = [0.0] * len(rows)
     for index in _by_length([len(row) for row in rows], tokens_per_microbatch):
         before, last = [rows[i][:-1] for i in index], [rows[i][-1:] for i in index]
-        hidden = hidden_rows(model, before, last, "own", pad_multiple)
+        hidden, _ = hidden_rows(model, before, last, "own", pad_multiple)
         for i, score in zip(index, scalar_head(hidden, score_head(model)).tolist(), strict=True):
             scores[i] = score
     return scores

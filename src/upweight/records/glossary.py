@@ -1,6 +1,6 @@
 """What every key of `metrics.jsonl` means; the documentation's table is made from this one.
 
-Keys that start with `time/` measure the clock and are the only ones that a resumed run does not reproduce exactly.
+Keys that start with `time/` or `speed/` measure the clock and are the only ones that a resumed run does not reproduce.
 """
 
 from __future__ import annotations
@@ -21,6 +21,20 @@ class Metric:
 
 _LOW = "lower end of the 95% interval of {}"
 _HIGH = "upper end of the 95% interval of {}"
+
+# What `upweight.phases` tells apart; together they are the step.
+_PHASES = {
+    "prefill": "reading the prompts into the sampler's cache",
+    "decode": "drawing the completions token by token",
+    "reward": "scoring the completions",
+    "old_pass": "the policy's log-probs before the update, and the passes of a statistic",
+    "ref_pass": "the starting model's log-probs",
+    "critic_pass": "the critic's values before the update",
+    "forward_backward": "losses and gradients of the optimizer steps",
+    "optimizer": "clipping the gradients and moving the weights",
+    "sync": "handing the new weights to the sampler, and proving that they arrived",
+    "other": "whatever is left of the step: building the batch, advantages, metrics",
+}
 
 METRICS: dict[str, Metric] = {
     "step": Metric("count", "index of the step, from 0; a step uses one batch"),
@@ -97,9 +111,16 @@ METRICS: dict[str, Metric] = {
     "eval/pair_accuracy_high": Metric("share", _HIGH.format("eval/pair_accuracy")),
     "eval/completion_tokens": Metric("tokens", "mean length of the held-out greedy answers"),
     "eval/truncated_share": Metric("share", "held-out greedy answers cut off by the token budget", "lower"),
+    **{f"time/{name}_seconds": Metric("seconds", meaning, "lower") for name, meaning in _PHASES.items()},
+    "speed/{name}_floor_share": Metric(
+        "share", "least time that the phase could have taken on this machine, over the time it took", "higher"
+    ),
+    "speed/{name}_useful_share": Metric(
+        "share", "of the tokens that went through the model in the phase, those that were needed", "higher"
+    ),
+    "speed/{name}_tokens": Metric("tokens", "tokens that went through the model in the phase, padding included"),
     "time/rollout_seconds": Metric("seconds", "making the batch: drawing the completions and scoring them", "lower"),
     "time/update_seconds": Metric("seconds", "annotating the batch and making its optimizer steps", "lower"),
-    "time/sync_seconds": Metric("seconds", "handing the new weights to the sampler", "lower"),
     "time/step_seconds": Metric("seconds", "the whole step", "lower"),
     "time/tokens_per_second": Metric("tokens/s", "trained tokens of the batch per second of the whole step", "higher"),
 }

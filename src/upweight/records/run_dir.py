@@ -21,6 +21,7 @@ MAY_DIFFER = frozenset(
         *("checkpoint.every", "checkpoint.keep", "records.tensorboard", "records.wandb"),
         # speed and memory, for the resume after the machine ran out of it: the same mathematics, other rounding
         *("threads", "learner.tokens_per_microbatch", "learner.pad_multiple", "sampling.max_rows"),
+        "learner.gradient_checkpointing",
     }
 )
 
@@ -60,6 +61,11 @@ class RunDir:
     def tensorboard_dir(self) -> Path:
         """Event files."""
         return self.path / "tensorboard"
+
+    @property
+    def ceilings_path(self) -> Path:
+        """What the machine can do at most, as its speeds are compared with it."""
+        return self.path / "ceilings.json"
 
     @property
     def summary_path(self) -> Path:

@@ -1,57 +1,29 @@
-"""The in-process sampler: batched, KV-cached decoding with a transformers model of its own."""
+"""The in-process sampler: prompts read once for their group, rows decoded together, freed places taken at once."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 
-import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from upweight.models.forward import context_length
-from upweight.samplers.randomness import draw, uniforms
+from upweight.phases import phase
+from upweight.samplers.choose import decoder_for
+from upweight.samplers.decoder import without
+from upweight.samplers.randomness import draw
+from upweight.samplers.slots import Slots
 from upweight.types import Completion, Request, SamplingParams
 
-# Finished rows leave the batch once they are an eighth of it: leaving copies the cache of those that stay.
-COMPACT_SHARE = 8
-
-
-@dataclass
-class _Row:
-    """A completion in the making."""
-
-    request: Request
-    budget: int
-    uniforms: np.ndarray
-    token_ids: list[int]
-    logprobs: list[float]
-
-
-@dataclass
-class _Decoder:
-    """The rows of the batch and what the next forward pass needs; everything has one entry a row."""
-
-    rows: list[_Row]
-    cache: DynamicCache
-    visible: Tensor  # bool [rows, width]: which cached positions are real
-    positions: Tensor  # long [rows]: position of the next token
-    logits: Tensor  # [rows, vocabulary]: of the next token
-    device: torch.device  # where the cache is; everything else is on the CPU
-
-    def keep(self, index: Tensor) -> None:
-        self.rows = [self.rows[i] for i in index.tolist()]
-        self.cache.batch_select_indices(index.to(self.device))
-        self.visible, self.positions, self.logits = self.visible[index], self.positions[index], self.logits[index]
+REFILL_SHARE = 8  # waiting requests are admitted when an eighth of the rows is free: a prefill of few is no dearer
+POLL = 8  # an accelerator is asked this rarely which rows have ended: asking makes it wait for the host
 
 
 class NativeSampler:
-    """Owns a copy of the policy: each prompt is prefilled once, then decoded together with all others.
-
-    Rows are padded on the left so that all decode at one width. At most `max_rows` are decoded at once.
-    """
+    """Owns a copy of the policy. At most `max_rows` are decoded at once; the others wait their turn."""
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, stop_ids: frozenset[int], max_rows: int = 512
@@ -61,6 +33,10 @@ class NativeSampler:
         self.stop_ids = stop_ids
         self.max_rows = max_rows
         self.version = -1  # nothing loaded yet
+        self.context = context_length(model)
+        self.decoder = decoder_for(model)
+        self.poll = 1 if model.device.type == "cpu" else POLL
+        self._uses = 0  # of the decoder, which has the rows of one call at a time
 
     def load(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         """Copies the learner's weights in."""
@@ -72,6 +48,8 @@ class NativeSampler:
                 own.pop(name).copy_(tensor)
         if own:
             raise ValueError(f"weights not received by the sampler: {', '.join(sorted(own))}")
+        self.decoder.refresh()
+        self._uses += 1
         self.version = version
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -80,95 +58,102 @@ class NativeSampler:
 
     @torch.inference_mode()
     def score(self, prefix_ids: Sequence[int], temperature: float) -> Tensor:
-        """Log-probs [vocabulary] of the token after a prefix."""
-        ids = torch.tensor([list(prefix_ids)], device=self.model.device)
-        logits = self.model(input_ids=ids, use_cache=False).logits[0, -1]
-        return (logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature).log_softmax(-1)
+        """Log-probs [vocabulary] of the token after a prefix, by the very code that samples."""
+        self._uses += 1
+        self.decoder.begin(1)
+        return (self.decoder.admit([tuple(prefix_ids)])[0] / temperature).log_softmax(-1)
 
     def sample(self, requests: Sequence[Request]) -> Iterator[Completion]:
-        """Completions as they finish. Raises ValueError for a prefix that leaves no room in the context."""
+        """Completions as they finish.
+
+        Raises ValueError for a prefix that leaves no room in the context, and RuntimeError when the sampler was used
+        otherwise before the last completion was taken.
+        """
+        for request in requests:
+            self._budget(request)
         for params, same in groupby(sorted(requests, key=lambda r: repr(r.params)), key=lambda r: r.params):
-            chosen = list(same)
-            for start in range(0, len(chosen), self.max_rows):
-                yield from self._decode(chosen[start : start + self.max_rows], params)
+            yield from self._decode(list(same), params)
 
     def _decode(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Completion]:
-        state = self._prefill(requests, params)
-        finished: set[int] = set()
-        while state.rows:
-            tokens, logprobs = self._draw(state, params)
-            for i, row in enumerate(state.rows):
-                if i in finished:
-                    continue
-                row.token_ids.append(tokens[i])
-                row.logprobs.append(logprobs[i])
-                stopped = tokens[i] in self.stop_ids or self._ends_with(row.token_ids, params.stop)
-                if stopped or len(row.token_ids) == row.budget:
-                    finished.add(i)
-                    yield self._completion(row, stopped)
-            if len(finished) == len(state.rows):
-                return
-            if len(finished) * COMPACT_SHARE >= len(state.rows):
-                live = [i for i in range(len(state.rows)) if i not in finished]
-                state.keep(torch.tensor(live))
-                tokens, finished = [tokens[i] for i in live], set()
-            self._advance(state, tokens)
+        waiting = groups_of(requests)
+        slots = self._slots(requests)
+        self._uses += 1
+        use, steps, logits = self._uses, 0, None
+        while waiting or len(slots):
+            logits = self._refill(slots, waiting, logits)
+            self._draw(slots, logits, params)
+            steps += 1
+            if steps % self.poll == 0:
+                yield from self._finished(slots, params)
+                if self._uses != use:
+                    raise RuntimeError("the sampler was used otherwise before the last completion was taken")
+            logits = self._advance(slots) if len(slots) else None
+
+    def _slots(self, requests: Sequence[Request]) -> Slots:
+        """Places for the rows of a call, in the decoder too."""
+        rows = min(self.max_rows, len(requests))
+        # No float64 on Apple's GPUs: tokens are drawn on the CPU there.
+        device = torch.device("cpu") if self.model.device.type == "mps" else self.model.device
+        stops = torch.zeros(self.model.get_output_embeddings().weight.shape[0], dtype=torch.bool)
+        stops[[stop for stop in self.stop_ids if stop < len(stops)]] = True
+        with torch.inference_mode():
+            self.decoder.begin(rows)
+            return Slots(rows, max(map(self._budget, requests)), self.poll, stops.to(device))
+
+    def _budget(self, request: Request) -> int:
+        length = len(request.prefix_ids)
+        budget = min(request.params.max_completion_tokens, self.context - length)
+        if budget < 1:
+            raise ValueError(f"a prefix of {length} tokens leaves no room in a context of {self.context}")
+        return budget
 
     @torch.inference_mode()
-    def _prefill(self, requests: Sequence[Request], params: SamplingParams) -> _Decoder:
-        """Runs each distinct prefix once and hands its cache to every request that has it."""
-        prefixes = list(dict.fromkeys(request.prefix_ids for request in requests))
-        width = max(map(len, prefixes))
-        ids = torch.zeros(len(prefixes), width, dtype=torch.long)
-        visible = torch.zeros(len(prefixes), width, dtype=torch.bool)
-        for i, prefix in enumerate(prefixes):
-            ids[i, width - len(prefix) :] = torch.tensor(prefix)
-            visible[i, width - len(prefix) :] = True
-        # A padded query sees itself: a row of attention with nothing to see would be NaN and spread.
-        mask = torch.ones(width, width, dtype=torch.bool).tril() & visible[:, None] | torch.eye(width, dtype=torch.bool)
-        cache = DynamicCache(config=self.model.config)
-        logits = self._forward(ids, mask[:, None], (visible.cumsum(-1) - 1).clamp(min=0), cache)
-        state = _Decoder([], cache, visible, visible.sum(-1), logits, self.model.device)
-        place = {prefix: i for i, prefix in enumerate(prefixes)}
-        room = context_length(self.model)
-        rows = []
-        for request in requests:
-            budget = min(params.max_completion_tokens, room - len(request.prefix_ids))
-            if budget < 1:
-                raise ValueError(f"a prefix of {len(request.prefix_ids)} tokens leaves no room in a context of {room}")
-            rows.append(_Row(request, budget, uniforms(request.key, budget), [], []))
-        state.rows = [rows[0]] * len(prefixes)
-        state.keep(torch.tensor([place[request.prefix_ids] for request in requests]))
-        state.rows = rows
-        return state
+    def _refill(self, slots: Slots, waiting: deque[list[Request]], logits: Tensor | None) -> Tensor:
+        """Gives free places to waiting requests where that pays; logits of all rows. gain: see docs/speed.md"""
+        enough = slots.free() * REFILL_SHARE >= slots.free() + len(slots) and self.decoder.joins
+        taken = take(waiting, slots.free(), bool(len(slots))) if enough or not len(slots) else []
+        if not taken:
+            assert logits is not None
+            return logits
+        with phase("prefill"):
+            slots.add(taken, [self._budget(request) for request in taken])
+            old = [] if logits is None else [logits]
+            return torch.cat([*old, self.decoder.admit([request.prefix_ids for request in taken])])
 
     @torch.inference_mode()
-    def _draw(self, state: _Decoder, params: SamplingParams) -> tuple[list[int], list[float]]:
-        spots = [min(len(row.token_ids), row.budget - 1) for row in state.rows]
-        uniform = torch.tensor([row.uniforms[spot] for row, spot in zip(state.rows, spots, strict=True)])
-        tokens, logprobs = draw(state.logits, uniform, params.temperature, params.top_p, params.top_k)
-        return tokens.tolist(), logprobs.tolist()
+    def _draw(self, slots: Slots, logits: Tensor, params: SamplingParams) -> None:
+        with phase("decode"):
+            uniform = slots.next_uniforms()
+            slots.record(*draw(logits.to(uniform.device), uniform, params.temperature, params.top_p, params.top_k))
 
     @torch.inference_mode()
-    def _advance(self, state: _Decoder, tokens: list[int]) -> None:
-        state.visible = torch.cat([state.visible, torch.ones(len(tokens), 1, dtype=torch.bool)], dim=1)
-        ids = torch.tensor(tokens)[:, None]
-        state.logits = self._forward(ids, state.visible[:, None, None], state.positions[:, None], state.cache)
-        state.positions = state.positions + 1
+    def _advance(self, slots: Slots) -> Tensor:
+        with phase("decode"):
+            return self.decoder.advance(slots.latest[: len(slots)].to(self.model.device))
 
-    def _forward(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: DynamicCache) -> Tensor:
-        """Logits of the last position [rows, vocabulary], at least float32."""
-        device = self.model.device
-        output = self.model(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            position_ids=positions.to(device),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits = output.logits[:, -1]
-        return logits.to(torch.promote_types(logits.dtype, torch.float32)).cpu()
+    @torch.inference_mode()
+    def _finished(self, slots: Slots, params: SamplingParams) -> list[Completion]:
+        """The completions that have ended; their rows leave."""
+        with phase("decode"):
+            if params.stop:
+                self._end_at_strings(slots, params.stop)
+            ended = slots.ended()
+            if not ended:
+                return []
+            done = [self._completion(slots.requests[row], *slots.drawn(row)) for row in ended]
+            compaction = without(len(slots), ended)
+            slots.keep(compaction)
+            self.decoder.keep(compaction)
+            return done
+
+    def _end_at_strings(self, slots: Slots, stop: tuple[str, ...]) -> None:
+        """Ends rows where a stop string ends. Tokens that came before the last poll have been looked at."""
+        for row in range(len(slots)):
+            tokens, _ = slots.drawn(row)
+            for end in range(max(0, len(tokens) - self.poll) + 1, len(tokens) + 1):
+                if self._ends_with(tokens[:end], stop):
+                    slots.end(row, end)
+                    break
 
     def _ends_with(self, token_ids: list[int], stop: tuple[str, ...]) -> bool:
         if not stop:
@@ -177,11 +162,33 @@ class NativeSampler:
         tail = self.tokenizer.decode(token_ids[-4 * max(map(len, stop)) :])
         return any(text in tail for text in stop)
 
-    def _completion(self, row: _Row, stopped: bool) -> Completion:
+    def _completion(self, request: Request, tokens: list[int], logprobs: list[float]) -> Completion:
+        stopped = tokens[-1] in self.stop_ids or self._ends_with(tokens, request.params.stop)
         return Completion(
-            key=row.request.key,
-            token_ids=tuple(row.token_ids),
-            logprobs=tuple(row.logprobs),
+            key=request.key,
+            token_ids=tuple(tokens),
+            logprobs=tuple(logprobs),
             finish_reason="stop" if stopped else "length",
             policy_version=self.version,
         )
+
+
+def groups_of(requests: Sequence[Request]) -> deque[list[Request]]:
+    """Requests with the same prefix together, in order of first appearance."""
+    groups: dict[tuple[int, ...], list[Request]] = {}
+    for request in requests:
+        groups.setdefault(request.prefix_ids, []).append(request)
+    return deque(groups.values())
+
+
+def take(waiting: deque[list[Request]], free: int, whole: bool) -> list[Request]:
+    """Requests for `free` places. Groups stay together if they fit, so that each prefix is read once.
+
+    With `whole`, a group that does not fit waits; else it is begun when nothing else was taken.
+    """
+    taken: list[Request] = []
+    while waiting and len(taken) + len(waiting[0]) <= free:
+        taken += waiting.popleft()
+    if waiting and not taken and not whole:
+        taken, waiting[0] = waiting[0][:free], waiting[0][free:]
+    return taken

@@ -1,0 +1,151 @@
+"""How rows become one stream of tokens: each distinct prompt once, then the completions, and no padding.
+
+Only attention needs rectangles. `Tile`s are those: rows of about the same length, each with its prompt as prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from upweight.objectives.tokens import own_positions, predicting_positions
+
+TILE_CELLS = 2**18  # queries times keys of a tile, at most, unless one row alone has more: so much stays in cache
+LENGTH_SPREAD = 0.75  # the shortest row of a tile has at least this share of the longest's tokens
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive tokens of the stream, [start, start + length), that attend to a prefix and causally to themselves.
+
+    The prefix is another segment's tokens, [prefix_start, prefix_start + prefix).
+    """
+
+    start: int
+    length: int
+    prefix_start: int = 0
+    prefix: int = 0
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Segments side by side in a rectangle [rows, width]; the prefixes take the first `prefix` columns of the keys.
+
+    `queries` are places in the stream, and `query_cells` where they stand in the flattened rectangle; `keys` and
+    `key_cells` are the same for prefixes and segments together, in [rows, prefix + width]. `unused` marks the columns
+    [rows, prefix] that a shorter prefix leaves empty, or is None where all are equally long.
+    """
+
+    rows: int
+    width: int
+    prefix: int
+    queries: Tensor
+    query_cells: Tensor
+    keys: Tensor
+    key_cells: Tensor
+    unused: Tensor | None
+
+    def to(self, device: torch.device) -> Tile:
+        """The same tile with its tensors on a device."""
+        unused = None if self.unused is None else self.unused.to(device)
+        queries, query_cells = self.queries.to(device), self.query_cells.to(device)
+        keys, key_cells = self.keys.to(device), self.key_cells.to(device)
+        return Tile(self.rows, self.width, self.prefix, queries, query_cells, keys, key_cells, unused)
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The tokens of some rows: ids and positions [tokens], the tiles of attention, and which states are wanted."""
+
+    ids: Tensor
+    positions: Tensor
+    tiles: tuple[Tile, ...]
+    picked: Tensor
+
+    def to(self, device: torch.device) -> Stream:
+        """The same stream with its tensors on a device."""
+        tiles = tuple(tile.to(device) for tile in self.tiles)
+        return Stream(self.ids.to(device), self.positions.to(device), tiles, self.picked.to(device))
+
+
+def stream_of(prompt_ids: Sequence[Tensor], token_ids: Sequence[Tensor], predicting: bool) -> Stream:
+    """The stream of some rows; `picked` [sum T_i] are the states before (`predicting`) or after each completion token.
+
+    The last token of a completion is left out where only the states before tokens are wanted: nothing reads it.
+    """
+    prompts: dict[tuple[int, ...], Segment] = {}
+    pieces: list[Tensor] = []
+    places: list[Tensor] = []
+    segments: list[Segment] = []
+    picked: list[Tensor] = []
+    end = 0
+    for ids in prompt_ids:
+        key = tuple(ids.tolist())
+        if key and key not in prompts:
+            prompts[key] = Segment(end, len(ids))
+            pieces.append(ids)
+            places.append(torch.arange(len(ids)))
+            end += len(ids)
+    for prompt, tokens in zip(prompt_ids, token_ids, strict=True):
+        before = prompts.get(tuple(prompt.tolist()), Segment(0, 0))
+        read = len(tokens) - 1 if predicting else len(tokens)
+        own = Segment(end, read, before.start, before.length)
+        if read > 0:
+            segments.append(own)
+            pieces.append(tokens[:read])
+            places.append(torch.arange(before.length, before.length + read))
+            end += read
+        picked.append(_picked(before, own, len(tokens), predicting))
+    tiles = (*tiles_of(list(prompts.values())), *tiles_of(segments))
+    return Stream(torch.cat(pieces), torch.cat(places), tiles, torch.cat(picked))
+
+
+def _picked(before: Segment, own: Segment, tokens: int, predicting: bool) -> Tensor:
+    """Places in the stream of the wanted positions of prompt + completion."""
+    wanted = (predicting_positions if predicting else own_positions)(before.length, tokens)
+    position = torch.tensor(wanted, dtype=torch.long)
+    inside = position < before.length
+    return torch.where(inside, before.start + position, own.start + position - before.length)
+
+
+def tiles_of(segments: Sequence[Segment]) -> Iterator[Tile]:
+    """Segments of similar length side by side, longest first."""
+    members: list[Segment] = []
+    width = prefix = 0
+    for segment in sorted(segments, key=lambda s: (-s.length, -s.prefix)):
+        prefix = max(prefix, segment.prefix)
+        full = (len(members) + 1) * width * (prefix + width) > TILE_CELLS
+        if members and (full or segment.length < LENGTH_SPREAD * width):
+            yield _tile(members)
+            members = []
+        if not members:
+            width, prefix = segment.length, segment.prefix
+        members.append(segment)
+    if members:
+        yield _tile(members)
+
+
+def _tile(members: Sequence[Segment]) -> Tile:
+    width, prefix = members[0].length, max(m.prefix for m in members)
+    queries, query_cells, keys, key_cells = [], [], [], []
+    for row, m in enumerate(members):
+        own, before = torch.arange(m.start, m.start + m.length), torch.arange(m.prefix)
+        queries.append(own)
+        query_cells.append(row * width + torch.arange(m.length))
+        keys += [m.prefix_start + before, own]
+        key_cells += [row * (prefix + width) + before, row * (prefix + width) + prefix + torch.arange(m.length)]
+    lengths = torch.tensor([m.prefix for m in members])
+    unused = None if bool((lengths == prefix).all()) else torch.arange(prefix) >= lengths[:, None]
+    return Tile(
+        rows=len(members),
+        width=width,
+        prefix=prefix,
+        queries=torch.cat(queries),
+        query_cells=torch.cat(query_cells),
+        keys=torch.cat(keys),
+        key_cells=torch.cat(key_cells),
+        unused=unused,
+    )
