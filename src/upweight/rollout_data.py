@@ -10,8 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
-import torch
-
 from upweight.ask import question_tables
 from upweight.compose import in_compute_dtype, make_encoder, make_sampler, quiet_libraries, rewards_of, texts_of
 from upweight.config import Config

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 PAYS_FROM = 2**20  # multiplications; with fewer, oneDNN's preparation of a call costs more than it gains
 
+PACKED_PAYS_FROM = 2**19  # the same with a packed weight; in bfloat16 it always pays
 PACKED_FOR = 64  # rows that a packed weight's layout is chosen for
 Product = Callable[[Tensor], Tensor]
 
@@ -42,7 +43,8 @@ def packed(weight: Tensor, bias: Tensor | None) -> Product:
     if not (_AVAILABLE and weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)):
         return lambda x: linear(x, weight, bias)
     own = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR)
-    return lambda x: _product(x, own, bias)
+    least = PACKED_PAYS_FROM if weight.dtype == torch.float32 else 0
+    return lambda x: _product(x, own, bias) if x.numel() * len(weight) >= least else functional.linear(x, weight, bias)
 
 
 def _pays(x: Tensor, weight: Tensor) -> bool:

@@ -14,7 +14,9 @@ from torch import Tensor
 from upweight.objectives.tokens import own_positions, predicting_positions
 
 TILE_CELLS = 2**18  # queries times keys of a tile, at most, unless one row alone has more: so much stays in cache
-LENGTH_SPREAD = 0.75  # the shortest row of a tile has at least this share of the longest's tokens
+LENGTH_SPREAD = 0.75  # the shortest row of a tile has this share of the longest's tokens, or SLACK fewer
+SLACK = 16
+NOWHERE = -1
 
 
 @dataclass(frozen=True)
@@ -32,28 +34,22 @@ class Segment:
 
 @dataclass(frozen=True)
 class Tile:
-    """Segments side by side in a rectangle [rows, width]; the prefixes take the first `prefix` columns of the keys.
+    """Segments side by side in a rectangle. The prefixes take the first `prefix` columns of the keys.
 
-    `queries` are places in the stream, and `query_cells` where they stand in the flattened rectangle; `keys` and
-    `key_cells` are the same for prefixes and segments together, in [rows, prefix + width]. `unused` marks the columns
-    [rows, prefix] that a shorter prefix leaves empty, or is None where all are equally long.
+    `queries` [rows, width] and `keys` [rows, prefix + width] are places in the stream; where a row is shorter they say
+    `NOWHERE`. `unused` marks the columns [rows, prefix] that a shorter prefix leaves empty, or is None where all are
+    equally long.
     """
 
-    rows: int
-    width: int
     prefix: int
     queries: Tensor
-    query_cells: Tensor
     keys: Tensor
-    key_cells: Tensor
     unused: Tensor | None
 
     def to(self, device: torch.device) -> Tile:
         """The same tile with its tensors on a device."""
         unused = None if self.unused is None else self.unused.to(device)
-        queries, query_cells = self.queries.to(device), self.query_cells.to(device)
-        keys, key_cells = self.keys.to(device), self.key_cells.to(device)
-        return Tile(self.rows, self.width, self.prefix, queries, query_cells, keys, key_cells, unused)
+        return Tile(self.prefix, self.queries.to(device), self.keys.to(device), unused)
 
 
 @dataclass(frozen=True)
@@ -118,7 +114,7 @@ def tiles_of(segments: Sequence[Segment]) -> Iterator[Tile]:
     for segment in sorted(segments, key=lambda s: (-s.length, -s.prefix)):
         prefix = max(prefix, segment.prefix)
         full = (len(members) + 1) * width * (prefix + width) > TILE_CELLS
-        if members and (full or segment.length < LENGTH_SPREAD * width):
+        if members and (full or segment.length < LENGTH_SPREAD * width - SLACK):
             yield _tile(members)
             members = []
         if not members:
@@ -130,22 +126,13 @@ def tiles_of(segments: Sequence[Segment]) -> Iterator[Tile]:
 
 def _tile(members: Sequence[Segment]) -> Tile:
     width, prefix = members[0].length, max(m.prefix for m in members)
-    queries, query_cells, keys, key_cells = [], [], [], []
+    queries = torch.full((len(members), width), NOWHERE)
+    keys = torch.full((len(members), prefix + width), NOWHERE)
     for row, m in enumerate(members):
-        own, before = torch.arange(m.start, m.start + m.length), torch.arange(m.prefix)
-        queries.append(own)
-        query_cells.append(row * width + torch.arange(m.length))
-        keys += [m.prefix_start + before, own]
-        key_cells += [row * (prefix + width) + before, row * (prefix + width) + prefix + torch.arange(m.length)]
+        own = torch.arange(m.start, m.start + m.length)
+        queries[row, : m.length] = own
+        keys[row, prefix : prefix + m.length] = own
+        keys[row, : m.prefix] = torch.arange(m.prefix_start, m.prefix_start + m.prefix)
     lengths = torch.tensor([m.prefix for m in members])
     unused = None if bool((lengths == prefix).all()) else torch.arange(prefix) >= lengths[:, None]
-    return Tile(
-        rows=len(members),
-        width=width,
-        prefix=prefix,
-        queries=torch.cat(queries),
-        query_cells=torch.cat(query_cells),
-        keys=torch.cat(keys),
-        key_cells=torch.cat(key_cells),
-        unused=unused,
-    )
+    return Tile(prefix, queries, keys, unused)
