@@ -33,11 +33,12 @@ TITLES = {
     "parameters": "parameters",
 }
 PARTS = ("step", "rollout", "update")
+PROMPTS = 2
 SKIP = 2  # smallest points left out of the second fit, where costs that do not grow hide the slope
 
 
 def jobs(factor: str) -> list[Job]:
-    """The points of a factor; the rest is as in workload A at small."""
+    """The points of a factor; the rest is as in workload A at small, with PROMPTS prompts."""
     return [
         Job(
             "step", "ours", size_of(factor, value), f"{factor} {value}", shape_of(factor, value), "float32", "", 0, 1, 3
@@ -54,7 +55,7 @@ def size_of(factor: str, value: int | str) -> str:
 def shape_of(factor: str, value: int | str) -> Workload:
     """The workload of a point."""
     changed: dict[str, Any] = {} if factor == "parameters" else {factor: int(value)}
-    return replace(WORKLOADS["A"], **changed)
+    return replace(WORKLOADS["A"], prompts=PROMPTS, **changed)
 
 
 def position(factor: str, job: Job) -> float:

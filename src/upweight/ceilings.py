@@ -17,9 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch.nn.functional import linear
 
 from upweight.errors import UserError
+from upweight.models.dense import linear
 from upweight.records.files import replace_file, to_json
 from upweight.sizes import ModelSize
 
@@ -128,7 +128,7 @@ def measure(machine: Machine, shape: Shape, device: torch.device, dtypes: tuple[
 
 
 def _product_flops(rows: int, shape: Shape, device: torch.device, dtype: str) -> float:
-    """On a CPU: what one thread reaches in its own processor time, times the threads.
+    """By the product that models are computed with. On a CPU: one thread's rate in its own time, times the threads.
 
     That is what all threads reach together on an idle machine, and hardly changes when others compute on the same
     cores, where the time that threads wait for each other would make a ceiling many times too low.
