@@ -20,9 +20,9 @@ from upweight.models.networks import PolicyNetwork
 from upweight.models.trunk import Layout
 from upweight.types import Batch
 
-PROBE_FLOPS = 2e11  # of one timed pass, about: a second on a slow machine
+PROBE_FLOPS = 2e11  # of one timed pass at most, unless the model is large: a second on a slow machine
 GAIN = 0.9  # another choice than the plain one must take less than this share of its time
-ROWS = 8  # completions that share the probe's prompt
+ROWS = 32  # completions that share the probe's prompt: a batch of a few tokens would time calls, not arithmetic
 
 
 def frozen_choices(config: Config, resume: bool) -> Config:
