@@ -1,4 +1,4 @@
-"""How rows become one stream of tokens: each distinct prompt once, then the completions, and no padding.
+"""How rows become one stream of tokens: each distinct prompt once, then the completions, and hardly any padding.
 
 Only attention needs rectangles. `Tile`s are those: rows of about the same length, each with its prompt as prefix.
 """
@@ -54,17 +54,21 @@ class Tile:
 
 @dataclass(frozen=True)
 class Stream:
-    """The tokens of some rows: ids and positions [tokens], the tiles of attention, and which states are wanted."""
+    """The tokens of some rows: ids and positions [tokens], the tiles of attention, and which states are wanted.
+
+    The first `useful` tokens are those of the rows; the others fill a bucket, see `bucket`.
+    """
 
     ids: Tensor
     positions: Tensor
     tiles: tuple[Tile, ...]
     picked: Tensor
+    useful: int
 
     def to(self, device: torch.device) -> Stream:
         """The same stream with its tensors on a device."""
         tiles = tuple(tile.to(device) for tile in self.tiles)
-        return Stream(self.ids.to(device), self.positions.to(device), tiles, self.picked.to(device))
+        return Stream(self.ids.to(device), self.positions.to(device), tiles, self.picked.to(device), self.useful)
 
 
 def stream_of(prompt_ids: Sequence[Tensor], token_ids: Sequence[Tensor], predicting: bool) -> Stream:
@@ -95,8 +99,22 @@ def stream_of(prompt_ids: Sequence[Tensor], token_ids: Sequence[Tensor], predict
             places.append(torch.arange(before.length, before.length + read))
             end += read
         picked.append(_picked(before, own, len(tokens), predicting))
-    tiles = (*tiles_of(list(prompts.values())), *tiles_of(segments))
-    return Stream(torch.cat(pieces), torch.cat(places), tiles, torch.cat(picked))
+    fill = bucket(end) - end
+    alone = [_tile([Segment(place, 1) for place in range(end, end + fill)])] if fill else []
+    tiles = (*tiles_of(list(prompts.values())), *tiles_of(segments), *alone)
+    nothing = torch.zeros(fill, dtype=torch.long)
+    return Stream(torch.cat([*pieces, nothing]), torch.cat([*places, nothing]), tiles, torch.cat(picked), end)
+
+
+def bucket(count: int) -> int:
+    """The least size at or above `count` that tensors are made for: at most a sixteenth more.
+
+    Batches of near sizes then have tensors of the same size. The C library's allocator leaves a gap for each size that
+    it has not met, so that memory would grow, and be cleared by the kernel, for as long as a run lasts.
+    Gain: see docs/speed.md.
+    """
+    step = max(1, 2 ** (count.bit_length() - 1) // 16) if count else 1
+    return -(-count // step) * step
 
 
 def _picked(before: Segment, own: Segment, tokens: int, predicting: bool) -> Tensor:

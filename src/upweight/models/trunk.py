@@ -62,7 +62,7 @@ class Trunk:
         """The states of the rows' completion tokens, [sum T_i, width], in the trunk's `dtype`; see `hidden_rows`."""
         if self.blocks is not None:
             stream = stream_of(prompt_ids, token_ids, positions == "predicting").to(self.model.device)
-            self.tokens = Tokens(len(stream.ids), len(stream.ids))
+            self.tokens = Tokens(len(stream.ids), stream.useful)
             return stream_states(self.blocks, stream, self.dtype, self.layout.checkpointing)[stream.picked]
         with torch.autocast(self.model.device.type, self.dtype, enabled=self.dtype != self.model.dtype):
             hidden, processed = hidden_rows(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from upweight.models.layout import bucket
 from upweight.samplers.decoder import Compaction
 
 WIDTH_STEP = 32  # columns that a cache grows by, at least
@@ -14,12 +15,6 @@ def width_for(columns: int) -> int:
     """The width that holds so many columns: a multiple of 32, and of an eighth of the power of two below it."""
     step = max(WIDTH_STEP, 2 ** (columns.bit_length() - 1) // 8)
     return -(-columns // step) * step
-
-
-def bucket(rows: int) -> int:
-    """The least number of rows at or above `rows` that steps are made for: at most a sixteenth more."""
-    step = max(1, 2 ** (rows.bit_length() - 1) // 16) if rows else 1
-    return -(-rows // step) * step
 
 
 class KeyValueCache:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from upweight.models.attention import stream_attention
-from upweight.models.layout import Segment, tiles_of
+from upweight.models.layout import Segment, bucket, tiles_of
 from upweight.models.llama import Blocks
 from upweight.phases import count, decode_step
-from upweight.samplers.cache import KeyValueCache, bucket
+from upweight.samplers.cache import KeyValueCache
 from upweight.samplers.decoder import Compaction
 from upweight.samplers.layers import Layers
 from upweight.samplers.prefixes import Prefixes

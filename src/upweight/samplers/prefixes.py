@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from upweight.samplers.cache import KeyValueCache, bucket
+from upweight.models.layout import bucket
+from upweight.samplers.cache import KeyValueCache
 from upweight.samplers.decoder import Compaction, without
 
 
