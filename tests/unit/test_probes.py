@@ -39,7 +39,7 @@ def test_bfloat16_has_to_win_by_a_tenth(
 ) -> None:
     given = config(tmp_path)
     model, tokenizer = load_model(given.model)
-    monkeypatch.setattr(probes, "_seconds", lambda _, __, dtype: seconds if dtype == torch.bfloat16 else 1.0)
+    monkeypatch.setattr(probes.Rehearsal, "seconds", lambda _, dtype: seconds if dtype == torch.bfloat16 else 1.0)
     assert probes.decided(given, model, tokenizer).compute.dtype == chosen
     assert probes.decided(config(tmp_path, "float32"), model, tokenizer).compute.dtype == "float32"
 
@@ -48,15 +48,32 @@ def test_exact_weights_stay_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Where float64 was asked for, auto does not even look, and bfloat16 is refused."""
     given = config(tmp_path, model={"init": INIT, "dtype": "float64"})
     model, tokenizer = load_model(given.model)
-    monkeypatch.setattr(probes, "_seconds", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(probes.Rehearsal, "seconds", lambda *_: pytest.fail("timed"))
     assert probes.decided(given, model, tokenizer).compute.dtype == "float32"
     with pytest.raises(UserError, match="float64"):
         config(tmp_path, "bfloat16", model={"init": INIT, "dtype": "float64"})
 
 
-def test_a_probe_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_the_rehearsal_is_of_the_runs_own_step(tmp_path: Path) -> None:
+    """A method that draws is timed drawing too; no more rows, tokens or context than the run has."""
+    given = config(tmp_path)
+    model, tokenizer = load_model(given.model)
+    draws = {"algorithm": "grpo", "rewards": {"parts": {"right": {"function": "exact"}}}}
+    batch = {"batch": {"prompts": 3, "group_size": 2, "rows": 5}}
+    one = probes.rehearsal_of(config(tmp_path, **batch), model, tokenizer)
+    assert (one.rows, one.length, one.draws) == (5, 63, False)
+    two = probes.rehearsal_of(
+        config(tmp_path, **draws, **batch, sampling={"max_completion_tokens": 7}), model, tokenizer
+    )
+    assert (two.rows, two.length, two.draws) == (6, 7, True)
+    assert two.seconds(None) > 0
+
+
+@pytest.mark.parametrize("algorithm", ["sft", "grpo"])
+def test_a_probe_leaves_nothing_behind(tmp_path: Path, algorithm: str) -> None:
     threads = torch.get_num_threads()
-    given = config(tmp_path, threads="auto")
+    rewards = {"rewards": {"parts": {"right": {"function": "exact"}}}} if algorithm == "grpo" else {}
+    given = config(tmp_path, threads="auto", algorithm=algorithm, **rewards)
     model, tokenizer = load_model(given.model)
     before = {name: weight.clone() for name, weight in model.named_parameters()}
     try:

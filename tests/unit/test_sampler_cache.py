@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upweight.samplers.cache import KeyValueCache, bucket, width_for
+from upweight.models.layout import bucket
+from upweight.samplers.cache import KeyValueCache, width_for
 from upweight.samplers.decoder import without
 from upweight.samplers.fused import PREFILL_TOKENS, passes_of
 from upweight.samplers.native import groups_of, take
