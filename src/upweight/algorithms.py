@@ -46,7 +46,8 @@ def columns_of(function: Function) -> tuple[str, ...]:
     return tuple(p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty)
 
 
-def options_of(function: Function) -> dict[str, Any]:
+@cache
+def options_of(function: Function) -> Mapping[str, Any]:
     """The options of a function with their defaults: its parameters that have one."""
     return {p.name: p.default for p in inspect.signature(function).parameters.values() if p.default is not p.empty}
 
