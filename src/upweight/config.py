@@ -236,7 +236,7 @@ class LearnerConfig(Section):
     pad_multiple: Positive = Field(1, description="padded widths are multiples of this; 8 or 64 suits a GPU")
     layout: Literal["auto", "shared", "padded", "packed"] = Field(
         "auto",
-        description="shared: a prompt is computed once for all its completions, without padding (Llama family); "
+        description="shared: a prompt is computed once for all its completions, with little padding (Llama family); "
         "packed: several rows share a padded sequence; auto: shared where the model can, else padded",
     )
     gradient_checkpointing: bool = Field(False, description="layers keep their input only: less memory, more time")
