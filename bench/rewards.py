@@ -54,7 +54,9 @@ def deadline_table(workers: int) -> None:
     spent, kinds = seconds(rewards, orders)
     rewards.close()
     least = 50 * DEADLINE / workers + (50 + 10 + 10) * respawn + clean
-    print(f"workers {workers}: {spent:.2f} s, of which nobody could avoid {least:.2f} s: {spent / least:.2f}; {dict(kinds)}")
+    print(
+        f"workers {workers}: {spent:.2f} s, of which nobody could avoid {least:.2f} s: {spent / least:.2f}; {dict(kinds)}"
+    )
     print(f"  clean {clean:.2f} s ({clean / 920 * 1e6:.0f} us each), start of a worker {respawn:.2f} s")
 
 

@@ -275,7 +275,11 @@ def score(
     rows = scoring.score(file, *(overrides or ()), reward=reward or (), config=config)
     if as_json:
         for row in rows:
-            print(json.dumps({"reward": row.reward, "parts": dict(row.parts), "outcome": row.outcome, "message": row.message}))
+            print(
+                json.dumps(
+                    {"reward": row.reward, "parts": dict(row.parts), "outcome": row.outcome, "message": row.message}
+                )
+            )
         return
     _show(score_table(scoring.summary(rows)))
     for number, row in [(n, row) for n, row in enumerate(rows, start=1) if row.reward is None][:SHOWN_FAILURES]:

@@ -144,9 +144,7 @@ def maker_of(
 ) -> RolloutMaker:
     """A sampler and the rewards of a config, reward models loaded."""
     rewards = make_rewards(config.rewards, partial(load_model_reward, policy_tokenizer=tokenizer))
-    return RolloutMaker(
-        sampler, tokenizer, rewards, params, config.rewards.on_failure, config.rewards.max_failed_share
-    )
+    return RolloutMaker(sampler, tokenizer, rewards, params, config.rewards.on_failure, config.rewards.max_failed_share)
 
 
 def make_sampler(

@@ -20,7 +20,7 @@ def obedient(completion: str, answer: str = "4") -> float:
     elif order == "memory":
         held = []
         while True:
-            held.append(bytearray(2**22))
+            held.append(bytes(2**26))
     elif order == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif order == "exit":

@@ -139,7 +139,7 @@ rewards = make_rewards(RewardsConfig.model_validate({{"parts": {{"right": {OBEDI
 prompt = Prompt("id", ({{"role": "user", "content": ""}},), (1,), "4", {{}})
 rewards.score(prompt, "4", "stop")
 rewards.submit(prompt, "loop", "stop")
-print(" ".join(str(worker._process.pid) for worker in rewards._pool._all), flush=True)
+print(" ".join(str(worker._process.pid) for worker in rewards._pool._crew._members), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

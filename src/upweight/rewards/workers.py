@@ -42,7 +42,7 @@ class Limits:
 
 
 class Worker:
-    """One process. It is of no use any more once `ask` has found it dead or killed it: `alive`."""
+    """One process, asked by one thread at a time. Once `ask` has found it dead or killed it, it is not `alive`."""
 
     def __init__(self, setup: Setup) -> None:
         # It finds what this process finds, and leaves the other cores to whoever samples.
@@ -87,14 +87,18 @@ class Worker:
         return Failed(**reply)
 
     def kill(self) -> None:
-        """Ends the process and all that it has started."""
+        """Ends the process and all that it has started, and closes what led to it: for whoever has asked last."""
+        self.stop()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+    def stop(self) -> None:
+        """Ends the process and all that it has started: whoever waits for its reply learns of it."""
         if self._process.returncode is None:  # not waited for, so that its number is still its own
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
 
     def _wait_until_ready(self) -> None:
         if self._ready:
@@ -131,54 +135,78 @@ class Worker:
         return reply
 
 
+class _Crew:
+    """The workers that are alive, until it is disbanded. Threads share it."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
+        self._members: set[Worker] = set()
+        self._lock = Lock()
+        self._disbanded = False
+
+    def grow(self, size: int) -> None:
+        """Starts workers until there are so many."""
+        with self._lock:
+            while len(self._members) < size and not self._disbanded:
+                worker = Worker(self._setup)
+                self._members.add(worker)
+                self._idle.put(worker)
+
+    def compute(self, part: str, arguments: Mapping[str, Any], deadline: float) -> float | Failed:
+        """One call by whoever is free; a worker that does not survive it is replaced."""
+        worker = self._idle.get()
+        try:
+            return worker.ask(part, arguments, deadline)
+        finally:
+            self._take_back(worker)
+
+    def disband(self) -> None:
+        """Kills all; nobody is started any more."""
+        with self._lock:
+            self._disbanded = True
+            for worker in self._members:
+                worker.stop()
+            while not self._idle.empty():
+                self._idle.get().kill()
+
+    def _take_back(self, worker: Worker) -> None:
+        with self._lock:
+            if worker.alive:
+                self._idle.put(worker)
+                return
+            worker.kill()
+            self._members.discard(worker)
+            size = len(self._members) + 1
+        self.grow(size)
+
+
 class Pool:
     """Workers that are started when first needed; one more than compute, so that a replacement is mostly ready."""
 
     def __init__(self, setup: Setup, limits: Limits) -> None:
-        self._setup, self._limits = setup, limits
-        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        self._all: set[Worker] = set()
+        self._limits, self._crew = limits, _Crew(setup)
         self._threads = ThreadPoolExecutor(limits.workers, "reward")
         self._room = BoundedSemaphore(WAITING * limits.workers)
-        self._starting = Lock()
-        self._close = weakref.finalize(self, _end, self._threads, self._all)
+        self._finalizer = weakref.finalize(self, _end, self._threads, self._crew)
 
     def submit(self, part: str, arguments: Mapping[str, Any]) -> Future[float | Failed]:
         """The outcome of one call, when there is one. Waits while too many others wait."""
-        with self._starting:
-            while len(self._all) <= self._limits.workers:
-                self._start()
+        self._crew.grow(self._limits.workers + 1)
         self._room.acquire()
-        future = self._threads.submit(self._compute, part, arguments)
-        future.add_done_callback(lambda _: self._room.release())
+        future = self._threads.submit(self._crew.compute, part, arguments, self._limits.deadline)
+        room = self._room
+        future.add_done_callback(lambda _: room.release())
         return future
 
     def close(self) -> None:
         """Ends all workers; calls that wait are cancelled. The same happens when the pool is forgotten, or at exit."""
-        self._close()
-
-    def _compute(self, part: str, arguments: Mapping[str, Any]) -> float | Failed:
-        worker = self._idle.get()
-        try:
-            return worker.ask(part, arguments, self._limits.deadline)
-        finally:
-            if worker.alive:
-                self._idle.put(worker)
-            else:
-                self._all.discard(worker)
-                if self._close.alive:
-                    self._start()
-
-    def _start(self) -> None:
-        worker = Worker(self._setup)
-        self._all.add(worker)
-        self._idle.put(worker)
+        self._finalizer()
 
 
-def _end(threads: ThreadPoolExecutor, workers: set[Worker]) -> None:
+def _end(threads: ThreadPoolExecutor, crew: _Crew) -> None:
     threads.shutdown(wait=False, cancel_futures=True)
-    for worker in list(workers):
-        worker.kill()
+    crew.disband()
 
 
 def _exit_of(code: int) -> str:
