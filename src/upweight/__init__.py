@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from upweight.errors import UserError
     from upweight.presets import PRESETS
     from upweight.rollout_data import rollout
+    from upweight.scoring import score
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ __all__ = [
     "plan",
     "rollout",
     "sample",
+    "score",
     "train",
 ]
 
@@ -46,6 +48,7 @@ _HOME = {
     **dict.fromkeys(("train", "pipeline", "plan"), "upweight.api"),
     **dict.fromkeys(("evaluate", "sample"), "upweight.ask"),
     "rollout": "upweight.rollout_data",
+    "score": "upweight.scoring",
     "Config": "upweight.config",
     "load_config": "upweight.configfile",
     **dict.fromkeys(("Algorithm", "Call", "Derived", "Term"), "upweight.algorithms"),

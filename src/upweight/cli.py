@@ -26,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+SHOWN_FAILURES = 5  # of a scored file
+
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="a TOML file")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="values over the file's, such as optimizer.lr=1e-4")
@@ -260,6 +262,31 @@ def explain(config: ConfigFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def score(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="JSONL or Parquet: prompt, completion, answer, ...")],
+    overrides: Overrides = None,
+    reward: Annotated[list[str] | None, typer.Option(help="what is right, or NAME=FUNCTION; may be repeated")] = None,
+    config: Annotated[str | None, typer.Option(help="take the rewards from this run's config")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object a row, in order")] = False,
+) -> None:
+    """Score completions that a file has, without a model, and say which rewards failed and how."""
+    from upweight import scoring
+
+    rows = scoring.score(file, *(overrides or ()), reward=reward or (), config=config)
+    if as_json:
+        for row in rows:
+            print(
+                json.dumps(
+                    {"reward": row.reward, "parts": dict(row.parts), "outcome": row.outcome, "message": row.message}
+                )
+            )
+        return
+    _show(score_table(scoring.summary(rows)))
+    for number, row in [(n, row) for n, row in enumerate(rows, start=1) if row.reward is None][:SHOWN_FAILURES]:
+        print(f"row {number}: {row.outcome}: {row.message}", file=sys.stderr)
+
+
+@app.command()
 def algorithms(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="explain this one; file.py:name works too")
@@ -348,6 +375,18 @@ def stage_table(summary: Mapping[str, Any]) -> Table:
         seconds = summary["seconds"].get(name)
         spent = f"{seconds:.0f} s" if seconds is not None else ""
         table.add_row(escape(name), *(_accuracy(found, kind) for kind in shown), spent)
+    return table
+
+
+def score_table(found: Mapping[str, Any]) -> Table:
+    """Means of the reward and its parts, and how many rows failed in which way."""
+    table = Table("", "mean", title=f"{found['rows']} completions")
+    if found["reward"] is not None:
+        table.add_row("reward", f"{found['reward']:.4f}")
+    for name, mean in found["parts"].items():
+        table.add_row(escape(f"part {name}"), f"{mean:.4f}")
+    for kind, count in found["failed"].items():
+        table.add_row(f"failed: {kind}", str(count))
     return table
 
 

@@ -34,7 +34,7 @@ from upweight.passes import own_critic
 from upweight.probes import decided, frozen_choices
 from upweight.records.run_dir import open_run
 from upweight.rewards.model import load_model_reward
-from upweight.rewards.score import Rewards, make_rewards
+from upweight.rewards.score import make_rewards
 from upweight.rollouts import RolloutMaker
 from upweight.run import Run
 from upweight.samplers.native import NativeSampler
@@ -136,12 +136,15 @@ def make_maker(
     own = in_compute_dtype(copy.deepcopy(model), config)
     sampler = make_sampler(own, tokenizer, encoder.stop_ids, sampling.max_rows)
     params = SamplingParams(sampling.temperature, sampling.max_completion_tokens, sampling.stop)
-    return RolloutMaker(sampler, tokenizer, rewards_of(config, tokenizer), params, config.rewards.on_failure)
+    return maker_of(config, sampler, tokenizer, params)
 
 
-def rewards_of(config: Config, tokenizer: PreTrainedTokenizerBase) -> Rewards:
-    """The rewards of a config, reward models loaded."""
-    return make_rewards(config.rewards, partial(load_model_reward, policy_tokenizer=tokenizer))
+def maker_of(
+    config: Config, sampler: Sampler, tokenizer: PreTrainedTokenizerBase, params: SamplingParams
+) -> RolloutMaker:
+    """A sampler and the rewards of a config, reward models loaded."""
+    rewards = make_rewards(config.rewards, partial(load_model_reward, policy_tokenizer=tokenizer))
+    return RolloutMaker(sampler, tokenizer, rewards, params, config.rewards.on_failure, config.rewards.max_failed_share)
 
 
 def make_sampler(

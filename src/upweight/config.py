@@ -146,6 +146,9 @@ class RewardPart(Section):
     )
     weight: float = Field(1.0, description="factor in the reward; 0 only measures the part")
     options: dict[str, Any] = Field(default_factory=dict, description="further arguments of the function")
+    isolate: bool | None = Field(
+        None, description="compute it in worker processes, under the deadline; not set: functions of your own are"
+    )
 
 
 class RewardsConfig(Section):
@@ -153,8 +156,14 @@ class RewardsConfig(Section):
 
     parts: dict[str, RewardPart] = Field(default_factory=dict)
     on_failure: Literal["raise", "drop", "zero"] = Field(
-        "raise", description="a reward that fails ends the run, drops its completion, or counts as 0; always counted"
+        "drop", description="a reward that fails ends the run, drops its completion, or counts as 0; always counted"
     )
+    max_failed_share: float = Field(
+        0.2, ge=0, le=1, description="a step of which a larger share fails ends the run, unless failures count as 0"
+    )
+    deadline: float = Field(10.0, gt=0, description="seconds that a worker has for one part of one completion")
+    workers: int = Field(0, ge=0, description="worker processes for rewards; 0: as many as there are cores")
+    memory_mb: Positive = Field(2048, description="memory that a worker may use for its data, in MiB")
     shuffled: bool = Field(False, description="control experiment: permute the rewards among all completions of a step")
 
     @field_validator("parts", mode="before")

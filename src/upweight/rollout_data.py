@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from upweight.ask import question_tables
-from upweight.compose import in_compute_dtype, make_encoder, make_sampler, quiet_libraries, rewards_of, texts_of
+from upweight.compose import in_compute_dtype, make_encoder, make_sampler, maker_of, quiet_libraries, texts_of
 from upweight.config import Config
 from upweight.configfile import make_config
 from upweight.errors import UserError, nearest
@@ -20,7 +20,6 @@ from upweight.probes import decided
 from upweight.records.files import to_json
 from upweight.records.progress import open_progress
 from upweight.rollout_rows import Harvest, Keep, Kind, Wanted, is_plain
-from upweight.rollouts import RolloutMaker
 from upweight.sources import by_draw
 from upweight.tasks.data import TaskData
 from upweight.tasks.load import load_data
@@ -149,7 +148,7 @@ def _harvest(config: Config, params: SamplingParams, wanted: Wanted, problems: i
     encoder = make_encoder(config, model, tokenizer)
     prompts = encoder.prompts(drawn_problems(data, config.seed, problems), "training problems")
     sampler = make_sampler(in_compute_dtype(model, config), tokenizer, encoder.stop_ids, config.sampling.max_rows)
-    maker = RolloutMaker(sampler, tokenizer, rewards_of(config, tokenizer), params, config.rewards.on_failure)
+    maker = maker_of(config, sampler, tokenizer, params)
     plain = all(is_plain(prompt.messages) for prompt in prompts)
     harvest = Harvest(wanted, replace(encoder, on_bad_row="error"), maker.rewards, plain)
     chunks = list(_chunks(prompts, wanted.samples, config.sampling.max_rows))
@@ -157,7 +156,7 @@ def _harvest(config: Config, params: SamplingParams, wanted: Wanted, problems: i
     with open_progress("rollout", len(chunks)) as progress:
         for number, chunk in enumerate(chunks):
             collected = maker.collect(chunk, wanted.samples, config.seed, ROLLOUT_STEP)
-            harvest.counts["failed_rewards"] += collected.failed_rewards
+            harvest.counts["failed_rewards"] += len(collected.failures)
             for group in by_draw(collected.rollouts):
                 harvest.add(group)
             speed = harvest.counts["tokens"] / (time.monotonic() - began)

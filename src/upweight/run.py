@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +27,8 @@ from upweight.records.trackers import MetricsLog, TensorBoardTracker, Tracker, W
 from upweight.speed import run_speed, speed_metrics
 from upweight.sync import check_mismatch
 from upweight.types import Annotated
+
+FAILURES_KEPT = 20  # of a run: more of them would say the same
 
 # Held-out accuracies by the words that show them; the first that is measured says which checkpoint is the best.
 ACCURACIES = {"eval/greedy": "greedy", "eval/pair_accuracy": "pairs", "eval/sampled": "sampled"}
@@ -80,6 +82,7 @@ class Run:
             for name, part in self.parts.items():
                 part.load(state[name])
         cut_metrics(self.folder.metrics_path, self.step)
+        cut_metrics(self.folder.failures_path, self.step)
         cut_ledger(self.folder.ledger_dir, self.step)
 
     def __enter__(self) -> Run:
@@ -128,6 +131,7 @@ class Run:
         every = self.config.records.ledger_every
         if every and step % every == 0:
             write_ledger(self.folder.ledger_dir, step, batch)
+        self._keep(batch.failures, step)
         self._log(step, {**metrics, **clock})
         self.progress.update(step, {**metrics, **clock})
         for line in self.alarms.check(step, metrics):
@@ -205,6 +209,15 @@ class Run:
         }
         write_summary(self.folder, summary)
         return summary
+
+    def _keep(self, failures: Sequence[Mapping[str, str]], step: int) -> None:
+        """Writes down how rewards failed, the first times that it happens in a run."""
+        path = self.folder.failures_path
+        room = FAILURES_KEPT - (len(read_metrics(path)) if failures and path.exists() else 0)
+        if failures and room > 0:
+            with closing(MetricsLog(path)) as log:
+                for failure in failures[:room]:
+                    log.append({"step": step, **failure})
 
     def _log(self, step: int, metrics: dict[str, float]) -> None:
         self.log.append({"step": step, **metrics})

@@ -18,7 +18,7 @@ from upweight.columns import padded_columns
 from upweight.encode import Unit
 from upweight.errors import UserError
 from upweight.learners.port import Learner
-from upweight.rollouts import RolloutMaker, batch_of
+from upweight.rollouts import RolloutMaker, batch_of, failure_counts
 from upweight.sync import prove_sync
 from upweight.tasks.order import DrawOrder
 from upweight.types import Batch, Prompt, Rollout
@@ -97,7 +97,8 @@ class RolloutSource:
         Raises UserError when `refill_limit` times as many prompts were drawn and the batch is still not full.
         """
         admitted: list[Rollout] = []
-        groups = drawn = sampled = failed = 0
+        groups = drawn = sampled = 0
+        failures: list[Mapping[str, str]] = []
         position = self.position
         while groups < self.prompts_per_step:
             if drawn >= self.refill_limit * self.prompts_per_step:
@@ -108,7 +109,7 @@ class RolloutSource:
                 )
             draws = range(position, position + self._chunk(groups, drawn))
             collected = self.maker.collect(self._prompts(draws), self.group_size, self.seed, step)
-            failed += collected.failed_rewards
+            failures += collected.failures
             sampled += len(draws) * self.group_size
             position, drawn = draws.stop, drawn + len(draws)
             for group in by_draw(collected.rollouts):
@@ -122,8 +123,8 @@ class RolloutSource:
         rollouts = shuffle_rewards(admitted, (self.seed, step)) if self.shuffled else admitted
         batch = batch_of(rollouts, self.maker.rewards, self.maker.params.max_completion_tokens)
         dropped = sampled - len(admitted)
-        counts = {"failed_rewards": failed, "dropped": dropped, "wasted_share": dropped / sampled}
-        return replace(batch, counts=counts)
+        counts = {**failure_counts(failures), "dropped": dropped, "wasted_share": dropped / sampled}
+        return replace(batch, counts=counts, failures=failures)
 
     def sync(self, learner: Learner, version: int) -> None:
         """Loads the learner's weights into the sampler and proves it."""

@@ -153,7 +153,9 @@ class Batch:
     - `unit_ids`: long [N], equal for rows that the loss couples and that may therefore not be separated;
     - `streams`: the stream of each row: "main" (these come first), or the name of one that only some terms sum over;
     - `token_columns[name][i]`: [T_i] and `row_columns[name]`: [N], whatever else is known;
-    - `counts`: what happened to completions that did not become rows.
+    - `counts`: what happened to completions that did not become rows;
+    - `failures`: of completions whose reward failed, what they were ("id"), the part, the kind of failure, its message
+      and its traceback.
     """
 
     ids: Sequence[str]
@@ -166,6 +168,7 @@ class Batch:
     token_columns: Mapping[str, Sequence[Tensor]] = field(default_factory=dict)
     row_columns: Mapping[str, Tensor] = field(default_factory=dict)
     counts: Mapping[str, float] = field(default_factory=dict)
+    failures: Sequence[Mapping[str, str]] = ()
 
     def __len__(self) -> int:
         return len(self.token_ids)
@@ -215,6 +218,7 @@ def annotated(batch: Batch, columns: Mapping[str, Sequence[Tensor]]) -> Annotate
         token_columns={**batch.token_columns, **columns},
         row_columns=batch.row_columns,
         counts=batch.counts,
+        failures=batch.failures,
     )
 
 

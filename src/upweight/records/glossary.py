@@ -97,6 +97,12 @@ METRICS: dict[str, Metric] = {
     ),
     "rollout/zero_reward_share": Metric("share", "completions with reward exactly 0", "lower"),
     "rollout/failed_rewards": Metric("count", "completions for which the reward function failed", "lower"),
+    "rollout/failed/{kind}": Metric(
+        "count",
+        "failed rewards of one kind: timeout, memory, crash (its process died), error (it raised), not_a_number, "
+        "refusal (it cannot judge the row)",
+        "lower",
+    ),
     "rollout/dropped": Metric("count", "completions left out of the batch", "lower"),
     "rollout/wasted_share": Metric("share", "completions sampled for the batch but left out of it", "lower"),
     "eval/greedy": Metric("share", "held-out problems answered correctly at temperature 0", "higher"),

@@ -43,6 +43,11 @@ class RunDir:
         return self.path / "metrics.jsonl"
 
     @property
+    def failures_path(self) -> Path:
+        """The first rewards that failed, one line of JSON each, with their tracebacks."""
+        return self.path / "failed_rewards.jsonl"
+
+    @property
     def ledger_dir(self) -> Path:
         """One Parquet file a step."""
         return self.path / "ledger"

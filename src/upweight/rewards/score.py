@@ -1,19 +1,23 @@
-"""Scoring one completion: the weighted sum of named parts, or which part failed and why."""
+"""Scoring completions: the weighted sum of named parts, or which part failed and why."""
 
 from __future__ import annotations
 
 import inspect
 import math
-import numbers
-import traceback
+import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any, Literal, final
+from functools import partial
+from typing import Any, final
 
 from upweight.config import RewardPart, RewardsConfig
 from upweight.errors import UserError, nearest
 from upweight.rewards.builtin import CannotScore, compiled
+from upweight.rewards.call import Failed, called
 from upweight.rewards.load import BUILTIN, resolve
+from upweight.rewards.worker import Setup
+from upweight.rewards.workers import Limits, Pool
 from upweight.types import FinishReason, Prompt, Rollout
 
 REWARD_MODEL = "reward_model"
@@ -29,24 +33,17 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Failed:
-    """A part gave no finite number: it raised ("error") or returned something else ("not_a_number")."""
-
-    part: str
-    kind: Literal["error", "not_a_number"]
-    message: str
-
-
-@dataclass(frozen=True)
 class _Part:
     """One part, bound: `reads` are the parameters that a completion or its row must supply."""
 
     name: str
+    reference: str
     function: Callable[..., Any]
     weight: float
     options: Mapping[str, Any]
     reads: tuple[str, ...]
     may_raise: type[Exception]
+    isolated: bool
 
 
 Batched = Callable[[Sequence[Rollout]], list[float]]
@@ -61,12 +58,36 @@ class _BatchedPart:
     weight: float
 
 
+@dataclass(frozen=True)
+class Pending:
+    """A completion whose parts are known, or being computed in other processes."""
+
+    parts: Mapping[str, float | Failed | Future[float | Failed]]
+    weights: Mapping[str, float]
+
+    def result(self) -> Scored | Failed:
+        """The weighted sum, or the first part that failed. Waits until all are known."""
+        values: dict[str, float] = {}
+        for name, found in self.parts.items():
+            value = found.result() if isinstance(found, Future) else found
+            if isinstance(value, Failed):
+                return value
+            values[name] = value
+        return Scored(sum(self.weights[name] * value for name, value in values.items()), values)
+
+    def cancel(self) -> None:
+        """Nobody will ask for the result."""
+        for found in self.parts.values():
+            if isinstance(found, Future):
+                found.cancel()
+
+
 @final
 class Rewards:
     """The parts of a config, ready to score; made by `make_rewards`."""
 
-    def __init__(self, parts: tuple[_Part, ...], batched: tuple[_BatchedPart, ...] = ()) -> None:
-        self._parts, self._batched = parts, batched
+    def __init__(self, parts: tuple[_Part, ...], batched: tuple[_BatchedPart, ...], pool: Pool) -> None:
+        self._parts, self._batched, self._pool = parts, batched, pool
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -84,14 +105,26 @@ class Rewards:
 
     def score(self, prompt: Prompt, text: str, finish_reason: FinishReason) -> Scored | Failed:
         """The weighted sum of the parts of single completions, or the first that failed; never their exception."""
+        return self.submit(prompt, text, finish_reason).result()
+
+    def submit(self, prompt: Prompt, text: str, finish_reason: FinishReason) -> Pending:
+        """The same, without waiting for what is computed in other processes."""
         row = {**prompt.fields, **_given(prompt, text, finish_reason)}
-        values: dict[str, float] = {}
-        for part in self._parts:
-            value = _call(part, row)
-            if isinstance(value, Failed):
-                return value
-            values[part.name] = value
-        return Scored(sum(part.weight * values[part.name] for part in self._parts), values)
+        found = {part.name: self._begin(part, row) for part in self._parts}
+        return Pending(found, {part.name: part.weight for part in self._parts})
+
+    def close(self) -> None:
+        """Ends the worker processes, if there are any."""
+        self._pool.close()
+
+    def _begin(self, part: _Part, row: Mapping[str, Any]) -> float | Failed | Future[float | Failed]:
+        missing = next((key for key in part.reads if key not in row), None)
+        if missing is not None:
+            return Failed(part.name, "error", f"the row has no field {missing!r}{nearest(missing, row)}")
+        arguments = {key: row[key] for key in part.reads}
+        if part.isolated:
+            return self._pool.submit(part.name, arguments)
+        return called(part.name, partial(part.function, **part.options), arguments, part.may_raise)
 
     def complete(self, rollouts: Sequence[Rollout]) -> tuple[Rollout, ...]:
         """The rollouts with the batched parts added to their rewards.
@@ -123,7 +156,9 @@ def make_rewards(config: RewardsConfig, load_model: Callable[[str, RewardPart], 
             single.append(_bind(name, part))
         else:
             batched.append(_BatchedPart(name, load_model(name, part), part.weight))
-    return Rewards(tuple(single), tuple(batched))
+    isolated = {part.name: (part.reference, part.options) for part in single if part.isolated}
+    limits = Limits(config.workers or os.cpu_count() or 1, config.deadline, config.memory_mb * 2**20)
+    return Rewards(tuple(single), tuple(batched), Pool(Setup(isolated, limits.memory_bytes), limits))
 
 
 def _bind(name: str, part: RewardPart) -> _Part:
@@ -143,7 +178,8 @@ def _bind(name: str, part: RewardPart) -> _Part:
     required = (key for key, p in named.items() if p.default is p.empty or key in GIVEN)
     reads = tuple(key for key in required if key not in part.options)
     may_raise = CannotScore if part.function in BUILTIN else Exception
-    return _Part(name, function, part.weight, part.options, reads, may_raise)
+    isolated = part.function not in BUILTIN if part.isolate is None else part.isolate
+    return _Part(name, part.function, function, part.weight, part.options, reads, may_raise, isolated)
 
 
 def _parameters(function: Callable[..., Any], where: str) -> Mapping[str, inspect.Parameter]:
@@ -177,41 +213,3 @@ def _given(prompt: Prompt, text: str, finish_reason: FinishReason) -> dict[str, 
         "finish_reason": finish_reason,
         "fields": dict(prompt.fields),
     }
-
-
-def _call(part: _Part, row: Mapping[str, Any]) -> float | Failed:
-    missing = next((key for key in part.reads if key not in row), None)
-    if missing is not None:
-        return Failed(part.name, "error", f"the row has no field {missing!r}{nearest(missing, row)}")
-    try:
-        value = part.function(**{key: row[key] for key in part.reads}, **part.options)
-    except part.may_raise as error:
-        return Failed(part.name, "error", _describe(error))
-    number = _finite(value)
-    if number is None:
-        return Failed(part.name, "not_a_number", f"returned {_show(value)}, not a finite number")
-    return number
-
-
-def _finite(value: Any) -> float | None:
-    try:
-        number = float(value) if isinstance(value, numbers.Real) else math.nan
-    except OverflowError:  # an integer beyond the largest float
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _describe(error: Exception) -> str:
-    """`Error: message (file:line)` in one line."""
-    if isinstance(error, CannotScore):
-        return str(error)
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({frames[-1].filename}:{frames[-1].lineno})"
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}{place}"
-
-
-def _show(value: Any) -> str:
-    """None, nan and inf as they are, text shortened, and of anything else only its type."""
-    if isinstance(value, str):
-        return f"the text {value[:80]!r}"
-    return repr(value) if value is None or isinstance(value, float) else f"a {type(value).__name__}"

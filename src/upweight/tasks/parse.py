@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -70,6 +71,20 @@ def parse_label(row: Row, id: str) -> LabelledCompletion:
     if not isinstance(label, int | float) or label not in (0, 1):
         raise BadRow(f"`label` must be true or false, not {str(label)[:40]!r}")
     return LabelledCompletion(id, _question(row), _completion(row), bool(label))
+
+
+def parse_answered(row: Row, id: str) -> tuple[Problem, str]:
+    """A problem and a `completion` of it to be scored, which may be empty; the answer is "" where there is none.
+
+    Raises BadRow.
+    """
+    given = row.get("completion")
+    completion = given if isinstance(given, str) else _completion(row)
+    known = {key: value for key, value in row.items() if key != "completion"}
+    if known.get("answer") is not None:
+        return parse_problem(known, id), completion
+    problem = parse_problem({**known, "answer": "-"}, id)
+    return replace(problem, answer=""), completion
 
 
 def _reply(row: Row, key: str) -> tuple[tuple[Message, ...], str]:

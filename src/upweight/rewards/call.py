@@ -1,0 +1,74 @@
+"""One reward function called on one completion, and what can come of it.
+
+Worker processes import this module, so it must stay light: no torch, no config.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from upweight.rewards.builtin import CannotScore
+
+# timeout: no result before the deadline; memory: more than the limit; crash: its process died; error: it raised;
+# not_a_number: it returned something else than a finite number; refusal: it cannot judge this row.
+Kind = Literal["timeout", "memory", "crash", "error", "not_a_number", "refusal"]
+TRACEBACK_CHARACTERS = 4000
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A part that gave no finite number, which is not the same as a wrong answer."""
+
+    part: str
+    kind: Kind
+    message: str
+    traceback: str = ""
+
+
+def called(
+    part: str, function: Callable[..., Any], arguments: Mapping[str, Any], may_raise: type[BaseException] = Exception
+) -> float | Failed:
+    """The number that a function returns for some arguments, or why there is none.
+
+    Exceptions of other kinds than `may_raise` are bugs of our own, and are not caught.
+    """
+    try:
+        value = function(**arguments)
+    except may_raise as error:
+        return _raised(part, error)
+    number = finite(value)
+    if number is None:
+        return Failed(part, "not_a_number", f"returned {_show(value)}, not a finite number")
+    return number
+
+
+def finite(value: Any) -> float | None:
+    """The value as a float; None for what is no real number, nan, infinities and integers beyond any float."""
+    try:
+        number = float(value) if isinstance(value, numbers.Real) else math.nan
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _raised(part: str, error: BaseException) -> Failed:
+    """`Error: message (file:line)` in one line; a refusal says itself what is wrong."""
+    if isinstance(error, CannotScore):
+        return Failed(part, "refusal", str(error))
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({frames[-1].filename}:{frames[-1].lineno})"
+    kind: Kind = "memory" if isinstance(error, MemoryError) else "error"
+    message = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}{place}"
+    return Failed(part, kind, message, "".join(traceback.format_exception(error))[-TRACEBACK_CHARACTERS:])
+
+
+def _show(value: Any) -> str:
+    """None, nan and inf as they are, text shortened, and of anything else only its type."""
+    if isinstance(value, str):
+        return f"the text {value[:80]!r}"
+    return repr(value) if value is None or isinstance(value, float) else f"a {type(value).__name__}"
