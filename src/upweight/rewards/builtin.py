@@ -14,14 +14,11 @@ from typing import Any
 import regex
 
 from upweight.errors import UserError
+from upweight.rewards.call import CannotScore
 from upweight.rewards.expressions import evaluate
 from upweight.rewards.numbers import read_number
 
 _PATTERN_SECONDS = 1.0
-
-
-class CannotScore(Exception):
-    """A reward that cannot judge: the row or the clock is at fault, not the completion, so 0 would be a lie."""
 
 
 def number(completion: str, answer: str, tag: str = "") -> float:

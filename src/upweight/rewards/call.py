@@ -12,12 +12,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from upweight.rewards.builtin import CannotScore
-
 # timeout: no result before the deadline; memory: more than the limit; crash: its process died; error: it raised;
 # not_a_number: it returned something else than a finite number; refusal: it cannot judge this row.
 Kind = Literal["timeout", "memory", "crash", "error", "not_a_number", "refusal"]
 TRACEBACK_CHARACTERS = 4000
+
+
+class CannotScore(Exception):
+    """A reward that cannot judge: the row or the clock is at fault, not the completion, so 0 would be a lie."""
+
+
+@dataclass(frozen=True)
+class Stepwise:
+    """What a part that scores steps returns: its one number, and where in the completion which step earned what.
+
+    `ends[j]` is the offset in characters at which step j ends (exclusive, ascending), `rewards[j]` what it earned.
+    """
+
+    value: float
+    ends: tuple[int, ...]
+    rewards: tuple[float, ...]
 
 
 @dataclass(frozen=True)

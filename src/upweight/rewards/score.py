@@ -13,8 +13,8 @@ from typing import Any, final
 
 from upweight.config import RewardPart, RewardsConfig
 from upweight.errors import UserError, nearest
-from upweight.rewards.builtin import CannotScore, compiled
-from upweight.rewards.call import Failed, called
+from upweight.rewards.builtin import compiled
+from upweight.rewards.call import CannotScore, Failed, called
 from upweight.rewards.load import BUILTIN, resolve
 from upweight.rewards.worker import Setup
 from upweight.rewards.workers import Limits, Pool
