@@ -16,7 +16,8 @@ from pathlib import Path
 
 from upweight.config import RewardsConfig
 from upweight.rewards.call import Failed
-from upweight.rewards.score import Rewards, make_rewards
+from upweight.rewards.make import make_rewards
+from upweight.rewards.score import Rewards
 from upweight.types import Prompt
 
 OBEDIENT = f"{Path(__file__).resolve().parents[1] / 'tests' / 'unit' / 'bad_rewards.py'}:obedient"
@@ -54,9 +55,7 @@ def deadline_table(workers: int) -> None:
     spent, kinds = seconds(rewards, orders)
     rewards.close()
     least = 50 * DEADLINE / workers + (50 + 10 + 10) * respawn + clean
-    print(
-        f"workers {workers}: {spent:.2f} s, of which nobody could avoid {least:.2f} s: {spent / least:.2f}; {dict(kinds)}"
-    )
+    print(f"workers {workers}: {spent:.2f} s / {least:.2f} s that nobody could avoid = {spent / least:.2f}; {dict(kinds)}")
     print(f"  clean {clean:.2f} s ({clean / 920 * 1e6:.0f} us each), start of a worker {respawn:.2f} s")
 
 

@@ -18,7 +18,9 @@ import pytest
 from upweight.config import RewardsConfig
 from upweight.errors import UserError
 from upweight.rewards.call import Failed
-from upweight.rewards.score import Rewards, Scored, make_rewards
+from upweight.rewards.combine import Scored
+from upweight.rewards.make import make_rewards
+from upweight.rewards.score import Rewards
 from upweight.types import Prompt
 
 OBEDIENT = f"{Path(__file__).with_name('bad_rewards.py')}:obedient"
@@ -132,17 +134,18 @@ def test_a_pool_that_is_forgotten_leaves_no_process() -> None:
 def test_workers_die_with_their_parent() -> None:
     code = f"""
 import os, signal
+from pathlib import Path
 from upweight.config import RewardsConfig
-from upweight.rewards.score import make_rewards
+from upweight.rewards.make import make_rewards
 from upweight.types import Prompt
 rewards = make_rewards(RewardsConfig.model_validate({{"parts": {{"right": {OBEDIENT!r}}}, "workers": 2}}))
 prompt = Prompt("id", ({{"role": "user", "content": ""}},), (1,), "4", {{}})
 rewards.score(prompt, "4", "stop")
 rewards.submit(prompt, "loop", "stop")
-print(" ".join(str(worker._process.pid) for worker in rewards._pool._crew._members), flush=True)
+print(*(file.read_text() for file in Path("/proc/self/task").glob("*/children")), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    found = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     workers = [Path("/proc", number) for number in found.stdout.split()]
     assert len(workers) == 3, found.stderr
     end = time.monotonic() + 5

@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 
 from upweight.config import RewardsConfig
 from upweight.errors import UserError
-from upweight.rewards.builtin import CannotScore, countdown, exact, number, pattern, tags
+from upweight.rewards.builtin import countdown, exact, number, pattern, tags
 from upweight.rewards.expressions import evaluate
 from upweight.rewards.load import BUILTIN, resolve
-from upweight.rewards.score import Failed, Rewards, Scored, make_rewards
+from upweight.rewards.call import CannotScore, Failed
+from upweight.rewards.combine import Scored
+from upweight.rewards.make import make_rewards
+from upweight.rewards.score import Rewards
 from upweight.types import Prompt
 
 
@@ -150,7 +153,7 @@ def test_exact():
     [
         ("<think>a</think><answer>b</answer>", 1),
         (" <think>a\n</think>\n\n<answer>b</answer>\n", 1),
-        ("<think></think><answer></answer>", 1),
+        ("<think></think><answer></answer>", 0),
         ("<answer>b</answer><think>a</think>", 0),
         ("<think>a</think>", 0),
         ("<think>a</think><answer>b", 0),
@@ -178,9 +181,10 @@ def test_pattern_matches_all_of_the_text():
     assert pattern("a\nb!", r"a.b") == 0
 
 
-def test_a_pattern_that_explodes_is_stopped():
-    with pytest.raises(CannotScore, match="took more than 1 s"):
-        pattern("a" * 200 + "!", r"(a|a|aa)*(a|a|aa)*(a|a|aa)*$(?<=b)")
+def test_no_pattern_explodes():
+    started = time.perf_counter()
+    assert pattern("a" * 100_000 + "!", r"(a|a|aa)*(a|a|aa)*(a|a|aa)*[^!]") == 0
+    assert time.perf_counter() - started < 1
 
 
 @pytest.mark.parametrize(
@@ -302,7 +306,7 @@ def mine(tmp_path, monkeypatch):
 def test_parts_are_weighted_and_reported_unweighted():
     rewards = rewards_of(
         correct={"function": "number", "weight": 2.0, "options": {"tag": "answer"}},
-        format={"function": "tags", "weight": 0.5, "options": {"tags": ("answer",)}},
+        format={"function": "format", "weight": 0.5, "options": {"tags": ("answer",)}},
     )
     right = rewards.score(prompt_with(), "<answer>4</answer>", "stop")
     assert right == Scored(2.5, {"correct": 1.0, "format": 1.0})
@@ -313,9 +317,9 @@ def test_parts_are_weighted_and_reported_unweighted():
 
 
 def test_the_accuracy_part():
-    assert rewards_of(format="tags", correct="number").accuracy_part == "correct"
-    assert rewards_of(format="tags", correct="number").names == ("format", "correct")
-    assert rewards_of(right="number", format="tags").accuracy_part == "right"
+    assert rewards_of(format="format", correct="number").accuracy_part == "correct"
+    assert rewards_of(format="format", correct="number").names == ("format", "correct")
+    assert rewards_of(right="number", format="format").accuracy_part == "right"
 
 
 def test_a_function_reads_what_its_parameters_name(mine):
@@ -324,7 +328,7 @@ def test_a_function_reads_what_its_parameters_name(mine):
         "def f(completion, answer, prompt, messages, finish_reason, fields, level, scale=2, *, extra=None):\n"
         "    seen.update(locals())\n    return scale\n"
     )
-    rewards = rewards_of(mine={"function": name, "options": {"scale": 3}})
+    rewards = rewards_of(mine={"function": name, "options": {"scale": 3}, "isolate": False})
     scored = rewards.score(prompt_with(level="easy", extra="a column never overrides an option"), "four", "length")
     assert scored == Scored(3.0, {"mine": 3.0})
     seen = {key: value for key, value in resolve(name).__globals__["seen"].items() if key != "fields"}
@@ -348,7 +352,7 @@ def test_a_missing_field_is_a_failure_that_names_it():
 
 def test_a_users_exception_is_recorded_with_its_place(mine):
     name = mine("def g():\n    raise KeyError('no\\nsuch')\ndef f(completion):\n    return g()\n")
-    failed = rewards_of(format="tags", mine=name).score(prompt_with(), "x", "stop")
+    failed = rewards_of(format="format", mine=name).score(prompt_with(), "x", "stop")
     assert isinstance(failed, Failed)
     assert (failed.part, failed.kind) == ("mine", "error")
     assert failed.message.startswith("KeyError: ")
@@ -357,8 +361,9 @@ def test_a_users_exception_is_recorded_with_its_place(mine):
 
 
 def test_an_interrupt_is_not_swallowed(mine):
+    raises = {"function": mine("def f():\n    raise KeyboardInterrupt\n"), "isolate": False}
     with pytest.raises(KeyboardInterrupt):
-        rewards_of(mine=mine("def f():\n    raise KeyboardInterrupt\n")).score(prompt_with(), "x", "stop")
+        rewards_of(mine=raises).score(prompt_with(), "x", "stop")
 
 
 @pytest.mark.parametrize(
@@ -385,7 +390,7 @@ def test_numbers_of_other_types_count(mine, value, reward):
 
 def test_a_builtin_that_cannot_judge_fails_and_is_no_zero():
     failed = rewards_of(correct="number").score(prompt_with("Paris"), "4", "stop")
-    assert failed == Failed("correct", "error", "the answer 'Paris' is not a number")
+    assert failed == Failed("correct", "refusal", "the answer 'Paris' is not a number")
 
 
 @pytest.mark.parametrize(
@@ -394,7 +399,7 @@ def test_a_builtin_that_cannot_judge_fails_and_is_no_zero():
         ({"function": "number", "options": {"tagg": "a"}}, r"parts\.p\.options: number has no option 'tagg'.*'tag'"),
         ({"function": "number", "options": {"answer": "4"}}, "no option 'answer'"),
         ({"function": "number", "options": {"tag": 3}}, r"options\.tag must be like '', not 3"),
-        ({"function": "tags", "options": {"tags": "answer"}}, r"options\.tags must be like \('think', 'answer'\)"),
+        ({"function": "format", "options": {"tags": "answer"}}, r"options\.tags must be like \('think', 'answer'\)"),
         ({"function": "pattern", "options": {"pattern": "(a"}}, r"no valid regular expression in '\(a'"),
         ({"function": "pattern", "options": {"pattern": 3}}, "needs its pattern as text, not 3"),
         ({"function": "math:sqrt"}, "positional-only"),

@@ -46,19 +46,41 @@ class Failed:
 
 def called(
     part: str, function: Callable[..., Any], arguments: Mapping[str, Any], may_raise: type[BaseException] = Exception
-) -> float | Failed:
-    """The number that a function returns for some arguments, or why there is none.
+) -> float | Stepwise | Failed:
+    """What a reward returns for some arguments, or why it returned none.
 
     Exceptions of other kinds than `may_raise` are bugs of our own, and are not caught.
     """
     try:
         value = function(**arguments)
+        number = _stepwise(value) if isinstance(value, Stepwise) else finite(value)
     except may_raise as error:
         return _raised(part, error)
-    number = finite(value)
     if number is None:
         return Failed(part, "not_a_number", f"returned {_show(value)}, not a finite number")
     return number
+
+
+def replied(tool: str, function: Callable[..., Any], arguments: Mapping[str, Any]) -> str | Failed | None:
+    """The text that a tool answers with, None where it has nothing to say, or why there is neither."""
+    try:
+        value = function(**arguments)
+    except BaseException as error:  # in a process of its own, which ends with it if it must
+        return _raised(tool, error)
+    if not isinstance(value, str | None):
+        return Failed(tool, "error", f"returned {_show(value)}, neither text nor None")
+    return value
+
+
+def _stepwise(value: Stepwise) -> Stepwise | None:
+    """The same in plain numbers; None when one is not finite. Raises ValueError for ends that are not ascending."""
+    total, rewards = finite(value.value), [finite(reward) for reward in value.rewards]
+    ends = [int(end) for end in value.ends]
+    if len(ends) != len(rewards) or ends != sorted(set(ends)) or min(ends, default=1) < 1:
+        raise ValueError(f"the ends of steps must be ascending, positive and as many as rewards, not {ends[:20]}")
+    if total is None or None in rewards:
+        return None
+    return Stepwise(total, tuple(ends), tuple(reward for reward in rewards if reward is not None))
 
 
 def finite(value: Any) -> float | None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 
+NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?|[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 _LONGEST = 256
 _DEEPEST = 16
-_TOKEN = re.compile(r"\s*(?:([0-9]+)|([-+*/()]))")
+_INTEGERS = re.compile(r"\s*(?:([0-9]+)|([-+*/()]))")
+_DECIMALS = re.compile(rf"\s*(?:({NUMBER})|([-+*/()]))")
 
 
 class _Refused(Exception):
@@ -22,18 +24,45 @@ def evaluate(text: str, numbers: Iterable[int]) -> Fraction | None:
     None for anything else: another number, a sign, division by zero, more than 256 characters, more than 16 nested
     parentheses. The bounds keep values and recursion small whatever the text.
     """
+    available = Counter(numbers)
+
+    def take(number: str) -> Fraction:
+        if available[int(number)] < 1:
+            raise _Refused
+        available[int(number)] -= 1
+        return Fraction(int(number))
+
+    return _whole(text, _INTEGERS, take, signs=False)
+
+
+def worked(text: str) -> tuple[Fraction, tuple[Fraction, ...]] | None:
+    """The exact value of an expression of any numbers, and those numbers; None as above.
+
+    Decimals, thousands separators and a minus before a term are read: `1,080`, `.5`, `2*(-3+5)`.
+    """
+    operands: list[Fraction] = []
+
+    def take(number: str) -> Fraction:
+        operands.append(Fraction(number.replace(",", "")))
+        return operands[-1]
+
+    value = _whole(text, _DECIMALS, take, signs=True)
+    return None if value is None else (value, tuple(operands))
+
+
+def _whole(text: str, token: re.Pattern[str], take: Callable[[str], Fraction], signs: bool) -> Fraction | None:
     if len(text) > _LONGEST:
         return None
     try:
-        return _Parser(_tokens(text.strip()), Counter(numbers)).whole()
+        return _Parser(_tokens(text.strip(), token), take, signs).whole()
     except _Refused:
         return None
 
 
-def _tokens(text: str) -> list[str]:
+def _tokens(text: str, token: re.Pattern[str]) -> list[str]:
     tokens, position = [], 0
     while position < len(text):
-        match = _TOKEN.match(text, position)
+        match = token.match(text, position)
         if match is None:
             raise _Refused
         tokens.append(match[1] or match[2])
@@ -42,11 +71,12 @@ def _tokens(text: str) -> list[str]:
 
 
 class _Parser:
-    """sum := product ((+|-) product)*; product := atom ((*|/) atom)*; atom := number | ( sum )"""
+    """sum := [-] product ((+|-) product)*; product := atom ((*|/) atom)*; atom := number | ( sum )"""
 
-    def __init__(self, tokens: list[str], available: Counter[int]) -> None:
+    def __init__(self, tokens: list[str], take: Callable[[str], Fraction], signs: bool) -> None:
         self.tokens = tokens[::-1]
-        self.available = available
+        self.take = take
+        self.signs = signs
 
     def whole(self) -> Fraction:
         value = self.sum(0)
@@ -55,7 +85,7 @@ class _Parser:
         return value
 
     def sum(self, depth: int) -> Fraction:
-        value = self.product(depth)
+        value = Fraction(0) if self.signs and self.next_is("-") else self.product(depth)
         while self.next_is("+-"):
             sign = 1 if self.tokens.pop() == "+" else -1
             value += sign * self.product(depth)
@@ -78,10 +108,9 @@ class _Parser:
                 raise _Refused
             self.tokens.pop()
             return value
-        if not token.isdigit() or self.available[int(token)] < 1:
+        if not token or token in "+-*/()":
             raise _Refused
-        self.available[int(token)] -= 1
-        return Fraction(int(token))
+        return self.take(token)
 
     def next_is(self, symbols: str) -> bool:
         return bool(self.tokens) and self.tokens[-1] in symbols

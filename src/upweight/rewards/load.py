@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from upweight.errors import UserError, nearest
-from upweight.rewards import builtin
+from upweight.rewards import builtin, lengths
+from upweight.rewards.steps import steps
+from upweight.rewards.trl import has_trl_signature, one_at_a_time
 from upweight.userfile import load_object
 
 Function = Callable[..., Any]
@@ -14,26 +16,38 @@ Function = Callable[..., Any]
 BUILTIN: dict[str, Function] = {
     "number": builtin.number,
     "exact": builtin.exact,
-    "tags": builtin.tags,
+    "format": builtin.tags,
     "pattern": builtin.pattern,
+    "three_tier": builtin.three_tier,
     "countdown": builtin.countdown,
+    "steps": steps,
+    "soft_overlong": lengths.soft_overlong,
+    "cosine_length": lengths.cosine_length,
+    "repetition": lengths.repetition,
 }
+
+ISOLATED: frozenset[str] = frozenset()
+"""Those of them that are slow or run what they are given, and are computed in worker processes."""
+
+OWN_CODE: dict[str, str] = {"steps": "judge"}
+"""The option by which one of them may call a function of the user's, named file.py:name or module:name."""
 
 
 def resolve(function: str) -> Function:
     """The function that a config names: one of `BUILTIN`, `module:name`, or `file.py:name`.
 
-    Raises UserError that names what is missing or what went wrong in the user's file.
+    One with TRL's signature is made one of a single completion. Raises UserError that names what is missing or what
+    went wrong in the user's file.
     """
     if function in BUILTIN:
         return BUILTIN[function]
     place, separator, name = function.rpartition(":")
     if not separator or not place or not name:
         raise UserError(
-            f"unknown reward {function!r}{nearest(function, BUILTIN)}; a function of your own is written file.py:name "
-            "or module:name"
+            f"unknown reward {function!r}{nearest(function, BUILTIN)}; `upweight rewards` lists them; a function of "
+            "your own is written file.py:name or module:name"
         )
     found: Function = load_object(function, "reward")
     if not callable(found):
         raise UserError(f"reward {function!r} is a {type(found).__name__}, not a function")
-    return found
+    return one_at_a_time(found) if has_trl_signature(found) else found

@@ -10,8 +10,12 @@ from decimal import Decimal
 _NUMBER = re.compile(
     r"(?:(?<![A-Za-z0-9_)\]}])-)?\$?(?<![A-Za-z0-9_])(?<![0-9]\.)"
     r"(?P<digits>(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<!\.)\.[0-9]+)"
-    r"(?P<exponent>[eE][+-]?[0-9]{1,3}(?![0-9]))?"
+    r"(?:[eE](?P<exponent>[+-]?[0-9]+))?"
 )
+_EXPONENT_DIGITS = 3
+_DASHES = "\N{MINUS SIGN}\N{EN DASH}\N{HYPHEN}\N{NON-BREAKING HYPHEN}\N{FULLWIDTH HYPHEN-MINUS}"
+_MINUS = str.maketrans(dict.fromkeys(_DASHES, "-"))
+_OVER = ("/", "\N{FRACTION SLASH}", "\N{DIVISION SLASH}")
 _BOXED = "\\boxed{"
 _LATEX_NOISE = re.compile(r"\\(?:[$%,;! ]|text|mathrm|left|right)|\{,\}")
 
@@ -19,9 +23,10 @@ _LATEX_NOISE = re.compile(r"\\(?:[$%,;! ]|text|mathrm|left|right)|\{,\}")
 def read_number(text: str) -> Decimal | None:
     """The number in the last `\\boxed{..}`, else the one right after the last `####`, else the last in the text.
 
-    None when there is none, or when it belongs to a fraction: `1/2` is neither 1 nor 2.
+    None when there is none, when it belongs to a fraction (`1/2` is neither 1 nor 2), when digits of another script
+    or a power stand beside it, or when its exponent has more than three digits: 1e9999 is not 1.
     """
-    text = text.replace("\N{MINUS SIGN}", "-")
+    text = text.translate(_MINUS)
     boxed = _last_boxed(text)
     if boxed is not None:
         return _last_number(boxed)
@@ -38,10 +43,15 @@ def _last_number(text: str) -> Decimal | None:
 
 
 def _value(match: re.Match[str]) -> Decimal | None:
-    before, after = match.string[max(0, match.start() - 2) : match.start()], match.string[match.end() : match.end() + 2]
-    if before.rstrip().endswith("/") or after.lstrip().startswith("/"):
+    before, after = match.string[: match.start()].rstrip(" \t"), match.string[match.end() :].lstrip(" \t")
+    if before.endswith((*_OVER, "}{")) or after.startswith(_OVER):
         return None
-    value = Decimal(match["digits"].replace(",", "") + (match["exponent"] or ""))
+    if match.string[match.end() : match.end() + 1].isdigit() or match.string[: match.start()][-1:].isdigit():
+        return None
+    exponent = match["exponent"] or "0"
+    if len(exponent.lstrip("+-")) > _EXPONENT_DIGITS:
+        return None
+    value = Decimal(f"{match['digits'].replace(',', '')}e{exponent}")
     return -value if match[0].startswith("-") else value
 
 

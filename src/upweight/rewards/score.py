@@ -2,78 +2,66 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, final
 
-from upweight.config import RewardPart, RewardsConfig
 from upweight.errors import UserError, nearest
-from upweight.rewards.builtin import compiled
-from upweight.rewards.call import CannotScore, Failed, called
-from upweight.rewards.load import BUILTIN, resolve
-from upweight.rewards.worker import Setup
-from upweight.rewards.workers import Limits, Pool
-from upweight.types import FinishReason, Prompt, Rollout
+from upweight.rewards.call import Failed, Stepwise
+from upweight.rewards.combine import Composition, Scored, Value, number
+from upweight.types import FinishReason, Prompt, Rollout, Step
 
-REWARD_MODEL = "reward_model"
-GIVEN = ("completion", "answer", "prompt", "messages", "finish_reason", "fields")
+Begin = Callable[[Mapping[str, Any]], Any]
+Batched = Callable[[Sequence[Rollout]], Sequence[Value]]
+Locate = Callable[[Rollout, Stepwise], tuple[Step, ...]]
 
-
-@dataclass(frozen=True)
-class Scored:
-    """A reward and what each part said, before weighting."""
-
-    reward: float
-    parts: Mapping[str, float]
+# What is known of every completion; a column of the data of the same name gives way. Those of the second row only
+# where it was sampled, and not read from a file.
+GIVEN = (
+    *("completion", "answer", "prompt", "messages", "finish_reason", "fields", "transcript"),
+    *("token_ids", "tokens", "token_budget"),
+)
 
 
 @dataclass(frozen=True)
-class _Part:
-    """One part, bound: `reads` are the parameters that a completion or its row must supply."""
+class Part:
+    """One part: a completion or its row must supply the parameters `reads`, and supplies those of `may_read` it has.
+
+    `begin` computes its value, or begins to, and returns what will be known as a Future.
+    """
 
     name: str
-    reference: str
-    function: Callable[..., Any]
-    weight: float
-    options: Mapping[str, Any]
     reads: tuple[str, ...]
-    may_raise: type[Exception]
-    isolated: bool
-
-
-Batched = Callable[[Sequence[Rollout]], list[float]]
+    may_read: tuple[str, ...]
+    begin: Begin
 
 
 @dataclass(frozen=True)
-class _BatchedPart:
+class BatchedPart:
     """A part that scores all completions of a step at once, such as a reward model."""
 
     name: str
     function: Batched
-    weight: float
 
 
 @dataclass(frozen=True)
 class Pending:
-    """A completion whose parts are known, or being computed in other processes."""
+    """A completion whose parts are known, or being computed elsewhere."""
 
-    parts: Mapping[str, float | Failed | Future[float | Failed]]
-    weights: Mapping[str, float]
+    parts: Mapping[str, Any]
+    composition: Composition
 
     def result(self) -> Scored | Failed:
-        """The weighted sum, or the first part that failed. Waits until all are known."""
-        values: dict[str, float] = {}
+        """The parts put together, or the first that failed. Waits until all are known."""
+        values: dict[str, Value] = {}
         for name, found in self.parts.items():
             value = found.result() if isinstance(found, Future) else found
             if isinstance(value, Failed):
                 return value
             values[name] = value
-        return Scored(sum(self.weights[name] * value for name, value in values.items()), values)
+        return self.composition.scored(values)
 
     def cancel(self) -> None:
         """Nobody will ask for the result."""
@@ -86,13 +74,24 @@ class Pending:
 class Rewards:
     """The parts of a config, ready to score; made by `make_rewards`."""
 
-    def __init__(self, parts: tuple[_Part, ...], batched: tuple[_BatchedPart, ...], pool: Pool) -> None:
-        self._parts, self._batched, self._pool = parts, batched, pool
+    def __init__(
+        self,
+        parts: tuple[Part, ...],
+        batched: tuple[BatchedPart, ...],
+        composition: Composition,
+        closers: tuple[Callable[[], None], ...] = (),
+    ) -> None:
+        self._parts, self._batched, self._composition, self._closers = parts, batched, composition, closers
 
     @property
     def names(self) -> tuple[str, ...]:
         """The parts' names: first those of single completions, then the batched ones, each in the config's order."""
         return (*(part.name for part in self._parts), *(part.name for part in self._batched))
+
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """The weight of each part."""
+        return self._composition.weights
 
     @property
     def accuracy_part(self) -> str:
@@ -103,107 +102,59 @@ class Rewards:
         """Whether a completion with these parts counts as right: the accuracy part is at least 1."""
         return parts[self.accuracy_part] >= 1
 
-    def score(self, prompt: Prompt, text: str, finish_reason: FinishReason) -> Scored | Failed:
-        """The weighted sum of the parts of single completions, or the first that failed; never their exception."""
-        return self.submit(prompt, text, finish_reason).result()
+    def score(self, prompt: Prompt, text: str, finish_reason: FinishReason, **known: Any) -> Scored | Failed:
+        """The parts of single completions put together, or the first that failed; never their exception."""
+        return self.submit(prompt, text, finish_reason, **known).result()
 
-    def submit(self, prompt: Prompt, text: str, finish_reason: FinishReason) -> Pending:
-        """The same, without waiting for what is computed in other processes."""
-        row = {**prompt.fields, **_given(prompt, text, finish_reason)}
-        found = {part.name: self._begin(part, row) for part in self._parts}
-        return Pending(found, {part.name: part.weight for part in self._parts})
+    def submit(self, prompt: Prompt, text: str, finish_reason: FinishReason, **known: Any) -> Pending:
+        """The same, without waiting for what is computed elsewhere.
+
+        `known` may have what else `GIVEN` lists; the transcript is the text itself where it has no turns.
+        """
+        row = {**prompt.fields, **given(prompt, text, finish_reason), **known}
+        found = {part.name: _begin(part, row) for part in self._parts}
+        return Pending(found, self._composition)
 
     def close(self) -> None:
-        """Ends the worker processes, if there are any."""
-        self._pool.close()
+        """Ends whatever computes beside this process, if anything does."""
+        for close in self._closers:
+            close()
 
-    def _begin(self, part: _Part, row: Mapping[str, Any]) -> float | Failed | Future[float | Failed]:
-        missing = next((key for key in part.reads if key not in row), None)
-        if missing is not None:
-            return Failed(part.name, "error", f"the row has no field {missing!r}{nearest(missing, row)}")
-        arguments = {key: row[key] for key in part.reads}
-        if part.isolated:
-            return self._pool.submit(part.name, arguments)
-        return called(part.name, partial(part.function, **part.options), arguments, part.may_raise)
-
-    def complete(self, rollouts: Sequence[Rollout]) -> tuple[Rollout, ...]:
-        """The rollouts with the batched parts added to their rewards.
+    def complete(self, rollouts: Sequence[Rollout], locate: Locate) -> tuple[Rollout, ...]:
+        """The rollouts with the batched parts added, their steps found in the tokens by `locate`, and gates closed.
 
         Raises UserError when such a part gives something else than a finite number.
         """
         for part in self._batched:
             values = part.function(rollouts)
-            if not all(map(math.isfinite, values)):
+            if not all(math.isfinite(number(value)) for value in values):
                 raise UserError(f"reward {part.name!r} gave a score that is not finite")
-            rollouts = [
-                replace(r, reward=r.reward + part.weight * value, reward_parts={**r.reward_parts, part.name: value})
-                for r, value in zip(rollouts, values, strict=True)
-            ]
-        return tuple(rollouts)
+            rollouts = [_with(r, part.name, value, locate) for r, value in zip(rollouts, values, strict=True)]
+        return tuple(map(self._gated, rollouts)) if self._batched else tuple(rollouts)
+
+    def _gated(self, rollout: Rollout) -> Rollout:
+        closed = self._composition.closed(rollout.reward_parts)
+        parts = {name: 0.0 if name in closed else value for name, value in rollout.reward_parts.items()}
+        steps = {name: () if name in closed else found for name, found in rollout.steps.items()}
+        return replace(rollout, reward=self._composition.total(parts), reward_parts=parts, steps=steps)
 
 
-def make_rewards(config: RewardsConfig, load_model: Callable[[str, RewardPart], Batched] | None = None) -> Rewards:
-    """The rewards of a config, with every function found and its options checked; `load_model` loads reward models.
-
-    Raises UserError when a function cannot be loaded or called by name, an option is unknown or of another kind,
-    or there are no parts. Whether the data has the columns that a function reads shows with its rows.
-    """
-    if not config.parts:
-        raise UserError('there is no reward: add for example [rewards.parts] correct = "number"')
-    single, batched = [], []
-    for name, part in config.parts.items():
-        if part.function != REWARD_MODEL or load_model is None:
-            single.append(_bind(name, part))
-        else:
-            batched.append(_BatchedPart(name, load_model(name, part), part.weight))
-    isolated = {part.name: (part.reference, part.options) for part in single if part.isolated}
-    limits = Limits(config.workers or os.cpu_count() or 1, config.deadline, config.memory_mb * 2**20)
-    return Rewards(tuple(single), tuple(batched), Pool(Setup(isolated, limits.memory_bytes), limits))
+def _begin(part: Part, row: Mapping[str, Any]) -> Any:
+    missing = next((key for key in part.reads if key not in row), None)
+    if missing is not None:
+        return Failed(part.name, "error", f"the row has no field {missing!r}{nearest(missing, row)}")
+    return part.begin({key: row[key] for key in (*part.reads, *part.may_read) if key in row})
 
 
-def _bind(name: str, part: RewardPart) -> _Part:
-    where = f"rewards.parts.{name}"
-    function = resolve(part.function)
-    parameters = _parameters(function, where)
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    named = {key: p for key, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    settable = [key for key in named if key not in GIVEN]
-    for key, value in part.options.items():
-        if key in GIVEN or (key not in settable and not open_ended):
-            raise UserError(f"{where}.options: {part.function} has no option {key!r}{nearest(key, settable)}")
-        if key in named:
-            _check_kind(f"{where}.options.{key}", value, named[key].default)
-    if function is BUILTIN["pattern"] and "pattern" in part.options:
-        compiled(part.options["pattern"])
-    required = (key for key, p in named.items() if p.default is p.empty or key in GIVEN)
-    reads = tuple(key for key in required if key not in part.options)
-    may_raise = CannotScore if part.function in BUILTIN else Exception
-    isolated = part.function not in BUILTIN if part.isolate is None else part.isolate
-    return _Part(name, part.function, function, part.weight, part.options, reads, may_raise, isolated)
+def _with(rollout: Rollout, name: str, value: Value, locate: Locate) -> Rollout:
+    parts = {**rollout.reward_parts, name: number(value)}
+    if not isinstance(value, Stepwise):
+        return replace(rollout, reward_parts=parts)
+    return replace(rollout, reward_parts=parts, steps={**rollout.steps, name: locate(rollout, value)})
 
 
-def _parameters(function: Callable[..., Any], where: str) -> Mapping[str, inspect.Parameter]:
-    try:
-        parameters = inspect.signature(function).parameters
-    except (ValueError, TypeError):
-        raise UserError(f"{where}: the parameters of {function!r} cannot be read; wrap it in a def") from None
-    for key, parameter in parameters.items():
-        if parameter.kind is parameter.POSITIONAL_ONLY:
-            raise UserError(f"{where}: parameter {key!r} is positional-only, but rewards are called by name")
-    return parameters
-
-
-def _check_kind(key: str, value: Any, default: Any) -> None:
-    if default is None or default is inspect.Parameter.empty:
-        return
-    groups: tuple[tuple[type, ...], ...] = ((bool,), (int, float), (str,), (list, tuple), (dict,))
-    kinds = next((group for group in groups if isinstance(default, group)), (object,))
-    if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(default, bool):
-        raise UserError(f"{key} must be like {default!r}, not {value!r}")
-
-
-def _given(prompt: Prompt, text: str, finish_reason: FinishReason) -> dict[str, Any]:
-    """What is known of every completion; a column of the data of the same name gives way."""
+def given(prompt: Prompt, text: str, finish_reason: FinishReason) -> dict[str, Any]:
+    """What is known of every completion, by the names that a function may read it by."""
     asked = next((m["content"] for m in reversed(prompt.messages) if m["role"] == "user"), "")
     return {
         "completion": text,
@@ -212,4 +163,5 @@ def _given(prompt: Prompt, text: str, finish_reason: FinishReason) -> dict[str, 
         "messages": [dict(message) for message in prompt.messages],
         "finish_reason": finish_reason,
         "fields": dict(prompt.fields),
+        "transcript": text,
     }

@@ -1,4 +1,4 @@
-"""A process that computes rewards for another one, which may kill it at any time: `python -m upweight.rewards.worker`.
+"""A process that computes for another one, which may kill it at any time: `python -m upweight.rewards.worker`.
 
 It reads pickled requests from its parent, whom it trusts, and answers in JSON, since what has run untrusted input is
 not trusted with more. A reward's own output goes nowhere: it must not look like an answer.
@@ -15,13 +15,14 @@ import signal
 import struct
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, BinaryIO
 
 from upweight.errors import UserError
-from upweight.rewards.call import Failed, called
+from upweight.rewards.call import Failed, Stepwise, called, replied
 from upweight.rewards.load import resolve
+from upweight.userfile import load_object
 
 LENGTH = struct.Struct("!Q")
 PR_SET_PDEATHSIG = 1  # of sys/prctl.h
@@ -29,10 +30,14 @@ PR_SET_PDEATHSIG = 1  # of sys/prctl.h
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker is told first: its functions, by part, as (what the config calls them, options), and its limits."""
+    """What a worker is told first: its functions by name, as (what the config calls them, options), and its limits.
 
-    functions: Mapping[str, tuple[str, Mapping[str, Any]]]
+    Those of `rewards` return numbers, those of `tools` text or None.
+    """
+
+    rewards: Mapping[str, tuple[str, Mapping[str, Any]]]
     memory_bytes: int
+    tools: Mapping[str, tuple[str, Mapping[str, Any]]] = field(default_factory=dict)
 
 
 def frame(message: Any) -> bytes:
@@ -50,18 +55,29 @@ def main() -> None:
     setup: Setup = next(messages)
     resource.setrlimit(resource.RLIMIT_DATA, (setup.memory_bytes,) * 2)
     try:
-        functions: dict[str, Callable[..., Any]] = {
-            part: partial(resolve(reference), **options) for part, (reference, options) in setup.functions.items()
-        }
+        rewards = _bound(setup.rewards, resolve)
+        tools = _bound(setup.tools, lambda reference: load_object(reference, "tool"))
     except UserError as error:
         _reply(replies, {"message": str(error)})
         return
     _reply(replies, {"ready": True})
-    for part, arguments in messages:
-        outcome = called(part, functions[part], arguments, may_raise=BaseException)
-        _reply(replies, asdict(outcome) if isinstance(outcome, Failed) else {"value": outcome})
+    for name, arguments in messages:
+        outcome: float | str | Stepwise | Failed | None
+        if name in tools:
+            outcome = replied(name, tools[name], arguments)
+        else:
+            outcome = called(name, rewards[name], arguments, may_raise=BaseException)
+        _reply(replies, asdict(outcome) if isinstance(outcome, Failed) else {"value": _plain(outcome)})
         if isinstance(outcome, Failed) and outcome.kind == "memory":
             return  # what is left of it may be short of memory for ever
+
+
+def _bound(functions: Mapping[str, tuple[str, Mapping[str, Any]]], find: Callable[[str], Any]) -> dict[str, Any]:
+    return {name: partial(find(reference), **options) for name, (reference, options) in functions.items()}
+
+
+def _plain(outcome: float | str | Stepwise | None) -> Any:
+    return asdict(outcome) if isinstance(outcome, Stepwise) else outcome
 
 
 def _private(descriptor: int) -> BinaryIO:
@@ -70,7 +86,7 @@ def _private(descriptor: int) -> BinaryIO:
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
-    return own  # type: ignore[return-value]
+    return own
 
 
 def _frames(requests: BinaryIO) -> Iterator[Any]:

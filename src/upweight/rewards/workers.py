@@ -23,13 +23,16 @@ from threading import BoundedSemaphore, Lock
 from typing import Any
 
 from upweight.errors import UserError
-from upweight.rewards.call import Failed
+from upweight.rewards.call import Failed, Stepwise
 from upweight.rewards.worker import Setup, frame
 
 START_SECONDS = 120.0  # for a worker to import its functions
-REPLY_BYTES = 2**16  # more than any reply has
+REPLY_BYTES = 2**22  # more than any reply has
 WAITING = 64  # completions a worker that may wait: with more, whoever samples waits too
 MODULE = "upweight.rewards.worker"
+
+Outcome = float | str | Stepwise | Failed | None
+"""What a call comes to: a reward's value, a tool's text or None, or how it failed."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Worker:
         """Whether it can be asked again."""
         return self._process.poll() is None
 
-    def ask(self, part: str, arguments: Mapping[str, Any], deadline: float) -> float | Failed:
+    def ask(self, part: str, arguments: Mapping[str, Any], deadline: float) -> Outcome:
         """The outcome of one call. Raises UserError when the worker cannot load its functions."""
         self._wait_until_ready()
         try:
@@ -81,7 +84,7 @@ class Worker:
             self.kill()
             return Failed(part, "crash", f"its process ended with {_exit_of(self._process.returncode)}")
         if "value" in reply:
-            return float(reply["value"])
+            return _value(reply["value"])
         if reply["kind"] == "memory":
             self.kill()
         return Failed(**reply)
@@ -126,7 +129,7 @@ class Worker:
             while not self._buffer.endswith(b"\n"):
                 if not selector.select(max(0.0, end - time.monotonic())):
                     raise TimeoutError
-                part = os.read(pipe, REPLY_BYTES)
+                part = os.read(pipe, 2**16)
                 if not part or len(self._buffer) > REPLY_BYTES:
                     raise EOFError
                 self._buffer += part
@@ -153,7 +156,7 @@ class _Crew:
                 self._members.add(worker)
                 self._idle.put(worker)
 
-    def compute(self, part: str, arguments: Mapping[str, Any], deadline: float) -> float | Failed:
+    def compute(self, part: str, arguments: Mapping[str, Any], deadline: float) -> Outcome:
         """One call by whoever is free; a worker that does not survive it is replaced."""
         worker = self._idle.get()
         try:
@@ -190,11 +193,11 @@ class Pool:
         self._room = BoundedSemaphore(WAITING * limits.workers)
         self._finalizer = weakref.finalize(self, _end, self._threads, self._crew)
 
-    def submit(self, part: str, arguments: Mapping[str, Any]) -> Future[float | Failed]:
+    def submit(self, part: str, arguments: Mapping[str, Any], deadline: float | None = None) -> Future[Outcome]:
         """The outcome of one call, when there is one. Waits while too many others wait."""
         self._crew.grow(self._limits.workers + 1)
         self._room.acquire()
-        future = self._threads.submit(self._crew.compute, part, arguments, self._limits.deadline)
+        future = self._threads.submit(self._crew.compute, part, arguments, deadline or self._limits.deadline)
         room = self._room
         future.add_done_callback(lambda _: room.release())
         return future
@@ -207,6 +210,13 @@ class Pool:
 def _end(threads: ThreadPoolExecutor, crew: _Crew) -> None:
     threads.shutdown(wait=False, cancel_futures=True)
     crew.disband()
+
+
+def _value(plain: Any) -> float | str | Stepwise | None:
+    """What the worker's JSON says: an object is steps."""
+    if isinstance(plain, dict):
+        return Stepwise(float(plain["value"]), tuple(plain["ends"]), tuple(map(float, plain["rewards"])))
+    return float(plain) if isinstance(plain, int) else plain
 
 
 def _exit_of(code: int) -> str:
