@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from upweight.records.glossary import glossary_markdown
+from upweight.rewards.describe import rewards_markdown
 from upweight.tables import algorithms_markdown, config_markdown, weights_markdown
 
 DOCS = Path(__file__).resolve().parent
@@ -80,12 +81,20 @@ A pipeline's file has these keys for all its stages, and `[[stages]]`: see [comm
 
 """
 
+REWARDS = """# Reward functions
+
+What a config may name as `rewards.parts.NAME.function`. How parts are put together, and functions of your own, are
+told in [rewards](rewards.md). `upweight rewards NAME` prints a section of this page.
+
+"""
+
 
 def pages() -> dict[str, str]:
     """The text of every page that is made from the code, by its name."""
     made = {
         "algorithms.md": ALGORITHMS + weights_markdown() + "\n" + algorithms_markdown(),
         "metrics.md": METRICS + glossary_markdown(),
+        "reward_functions.md": REWARDS + rewards_markdown(),
         "config.md": CONFIG + config_markdown(),
     }
     return {name: f"{MADE}\n{text.rstrip()}\n" for name, text in made.items()}

@@ -90,7 +90,7 @@ def _run_tables(model: str, options: Sequence[str], config: str | Path | None) -
     """What a run's config says about questions and answers; a file of rows is then looked for from the same folder."""
     path = Path(config) if config is not None else _config_of_run(model)
     asked = read_toml(path)
-    kept = ("data", "rewards", "sampling", "seed", "threads")
+    kept = ("data", "rewards", "turns", "sampling", "seed", "threads")
     return apply_overrides({key: asked[key] for key in kept if key in asked}, options)
 
 

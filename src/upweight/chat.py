@@ -92,6 +92,29 @@ def _encode(
     return encoded
 
 
+def encode_reply(
+    tokenizer: Tokenizer, messages: Sequence[Message], reply: Message, stop_ids: frozenset[int]
+) -> tuple[int, ...]:
+    """The tokens between a sampled turn and the next: the reply to it, and the header of the assistant's next turn.
+
+    `messages` end with the assistant's turn, whose own tokens the caller has and keeps: these are appended to them.
+    Without a chat template they are the reply's text. Raises ValueError, with the reason, when the template rewrites
+    history, or ends the turn otherwise than with a stop token.
+    """
+    if tokenizer.chat_template is None:
+        return _ids(tokenizer, reply["content"])
+    text = _render(tokenizer, messages[:-1], add_generation_prompt=True)
+    ids = _ids(tokenizer, text)
+    start = len(ids)
+    ids, text = _extend(tokenizer, ids, text, _render(tokenizer, messages))
+    end = _end_of_turn(tokenizer, ids, start, stop_ids)
+    longer = _render(tokenizer, (*messages, reply), add_generation_prompt=True)
+    ids, whole = _extend(tokenizer, ids, text, longer)
+    if reply["content"].strip() not in whole[len(text) :]:
+        raise ValueError(f"the chat template drops a message of role {reply['role']!r}")
+    return ids[end:]
+
+
 def check_template(tokenizer: Tokenizer, stop_ids: frozenset[int]) -> None:
     """Tries the chat template on a question and an answer; nothing to check without one.
 

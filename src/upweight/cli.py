@@ -287,6 +287,31 @@ def score(
 
 
 @app.command()
+def rewards(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="tell all of this one")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the rewards that a config may name, or tell one: what it reads, its options, what scores what."""
+    from upweight.rewards import describe
+
+    if name is not None:
+        found = describe.description(name)
+        if as_json:
+            _print_json(describe.plain(found))
+        else:
+            print("\n".join(describe.lines(found)))
+        return
+    if as_json:
+        _print_json([describe.plain(one) for one in describe.descriptions()])
+        return
+    table = Table("name", "what", "computed", "reads", "for example", show_lines=True)
+    for one in describe.descriptions():
+        example = describe.example_line(one.examples[0]) if one.examples else ""
+        table.add_row(*map(escape, (one.name, one.summary, one.where, ", ".join(one.reads), example)))
+    _show(table)
+
+
+@app.command()
 def algorithms(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="explain this one; file.py:name works too")

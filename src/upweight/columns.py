@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -10,13 +12,27 @@ from upweight.types import Batch
 
 
 def padded_columns(rows: Batch) -> dict[str, Tensor]:
-    """Every column of the rows by its name: token columns and `loss_mask` [N, T], filled with 0, the others [N]."""
+    """Every column of the rows by its name: token columns and `loss_mask` [N, T], filled with 0, the others [N].
+
+    `parts` and `part_weights`, [N, parts], are the columns `part/NAME` and `part_weight/NAME` side by side.
+    """
     return {
+        **_side_by_side(rows.row_columns),
         **{name: pad(column) for name, column in rows.token_columns.items()},
         **rows.row_columns,
         "loss_mask": pad(rows.loss_mask).bool(),
         "group_ids": rows.group_ids,
         "unit_ids": rows.unit_ids,
+    }
+
+
+def _side_by_side(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    names = [name.removeprefix("part/") for name in columns if name.startswith("part/")]
+    if not names:
+        return {}
+    return {
+        "parts": torch.stack([columns[f"part/{name}"] for name in names], dim=1),
+        "part_weights": torch.stack([columns[f"part_weight/{name}"] for name in names], dim=1),
     }
 
 

@@ -19,7 +19,7 @@ from upweight.chat import check_template, stop_ids
 from upweight.config import Config
 from upweight.encode import Encoder
 from upweight.errors import UserError
-from upweight.evaluate import Evaluator, PairEvaluator
+from upweight.evaluate import Evaluator, PairEvaluator, StepEvaluator
 from upweight.floors import Floors
 from upweight.learners.gloo import GlooLearner
 from upweight.learners.local import LocalLearner
@@ -33,8 +33,8 @@ from upweight.models.trunk import Layout
 from upweight.passes import own_critic
 from upweight.probes import decided, frozen_choices
 from upweight.records.run_dir import open_run
+from upweight.rewards.make import make_rewards
 from upweight.rewards.model import load_model_reward
-from upweight.rewards.score import make_rewards
 from upweight.rollouts import RolloutMaker
 from upweight.run import Run
 from upweight.samplers.native import NativeSampler
@@ -45,6 +45,7 @@ from upweight.tasks.data import Need, TaskData
 from upweight.tasks.load import load_data
 from upweight.tasks.order import DrawOrder
 from upweight.train import Session
+from upweight.turns import make_turns
 from upweight.types import SamplingParams
 from upweight.update import Updater
 
@@ -68,9 +69,9 @@ def build_session(config: Config, resume: bool = False) -> Session:
     if beside and method.streams():
         pretrain = make_dataset(config, "demonstrations", beside, encoder, config.batch.pretrain_rows)
         source = MixedSource(source, {"pretrain": pretrain})
-    evaluator: Evaluator | PairEvaluator | None = None
+    evaluator: Evaluator | PairEvaluator | StepEvaluator | None = None
     if config.evaluate.every and method.model == "reward":
-        evaluator = make_pair_evaluator(config, data, encoder)
+        evaluator = make_judge_evaluator(config, method, data, encoder)
     elif config.evaluate.every:
         evaluator = make_evaluator(config, data, encoder, maker)
     folder = open_run(config, resume)
@@ -136,15 +137,17 @@ def make_maker(
     own = in_compute_dtype(copy.deepcopy(model), config)
     sampler = make_sampler(own, tokenizer, encoder.stop_ids, sampling.max_rows)
     params = SamplingParams(sampling.temperature, sampling.max_completion_tokens, sampling.stop)
-    return maker_of(config, sampler, tokenizer, params)
+    return maker_of(config, sampler, encoder, params)
 
 
-def maker_of(
-    config: Config, sampler: Sampler, tokenizer: PreTrainedTokenizerBase, params: SamplingParams
-) -> RolloutMaker:
-    """A sampler and the rewards of a config, reward models loaded."""
-    rewards = make_rewards(config.rewards, partial(load_model_reward, policy_tokenizer=tokenizer))
-    return RolloutMaker(sampler, tokenizer, rewards, params, config.rewards.on_failure, config.rewards.max_failed_share)
+def maker_of(config: Config, sampler: Sampler, encoder: Encoder, params: SamplingParams) -> RolloutMaker:
+    """A sampler with the rewards and tools of a config, reward models loaded."""
+    tokenizer, failing = encoder.tokenizer, config.rewards
+    rewards = make_rewards(config.rewards, {"reward_model": partial(load_model_reward, policy_tokenizer=tokenizer)})
+    turns = make_turns(config.turns, config.rewards, tokenizer, encoder.stop_ids, encoder.context)
+    if turns is not None:
+        params = replace(params, stop=(*params.stop, *turns.stop))
+    return RolloutMaker(sampler, tokenizer, rewards, params, failing.on_failure, failing.max_failed_share, turns)
 
 
 def make_sampler(
@@ -180,22 +183,31 @@ def make_source(
 def make_dataset(
     config: Config, need: Need, data: Sequence[TaskData], encoder: Encoder, units_per_step: int
 ) -> DatasetSource:
-    """The encoded demonstrations, pairs or labelled rows of every task."""
+    """The encoded demonstrations, pairs, labelled rows or judged steps of every task."""
     encode = {
         "demonstrations": lambda task: encoder.demonstrations(task.demonstrations, task.name),
         "pairs": lambda task: encoder.pairs(task.pairs, task.name),
         "labels": lambda task: encoder.labels(task.labels, task.name),
+        "steps": lambda task: encoder.steps(task.steps, task.name),
     }[need]
     units = [encode(task) for task in data]
     order = DrawOrder([len(u) for u in units], [task.weight for task in data], config.seed)
     return DatasetSource(units, order, units_per_step)
 
 
-def make_pair_evaluator(config: Config, data: Sequence[TaskData], encoder: Encoder) -> PairEvaluator:
-    """The evaluator of a reward model on held-out pairs. Raises UserError where there are none."""
-    pairs = [pair for task in data for pair in task.heldout_pairs][: config.evaluate.problems]
-    if not pairs:
-        raise UserError("evaluate.every is set but no pairs are held out: set data.heldout or evaluate.every=0")
+def make_judge_evaluator(
+    config: Config, method: Algorithm, data: Sequence[TaskData], encoder: Encoder
+) -> PairEvaluator | StepEvaluator:
+    """The evaluator of a reward model on what is held out of its kind of data. Raises UserError where there is none."""
+    most = config.evaluate.problems
+    pairs = [pair for task in data for pair in task.heldout_pairs][:most]
+    judged = [solution for task in data for solution in task.heldout_steps][:most]
+    if not pairs and not judged:
+        raise UserError(
+            f"evaluate.every is set but no {method.source} are held out: set data.heldout or evaluate.every=0"
+        )
+    if judged:
+        return StepEvaluator(encoder.steps(judged, "held-out"))
     return PairEvaluator(encoder.pairs(pairs, "held-out"))
 
 
@@ -215,11 +227,12 @@ def make_evaluator(config: Config, data: Sequence[TaskData], encoder: Encoder, m
 def measure_model(config: Config) -> dict[str, float]:
     """Held-out accuracy of the model that a config names, by its data, rewards and `[evaluate]`; trains nothing.
 
-    Of a reward model, how many held-out pairs it ranks as they were marked.
+    Of a reward model, how many held-out pairs it ranks, or steps it calls, as they were marked.
     """
     quiet_libraries()
-    if config.algorithm.resolve().model == "reward":
-        return _measure_reward_model(config)
+    method = config.algorithm.resolve()
+    if method.model == "reward":
+        return _measure_reward_model(config, method)
     data = load_data(config.data, config.seed, "problems")
     model, tokenizer = load_model(config.model, texts_of(data), config.seed)
     config = decided(config, model, tokenizer)
@@ -228,10 +241,10 @@ def measure_model(config: Config) -> dict[str, float]:
     return evaluator.measure()
 
 
-def _measure_reward_model(config: Config) -> dict[str, float]:
+def _measure_reward_model(config: Config, method: Algorithm) -> dict[str, float]:
     model, tokenizer = load_reward_model(str(config.model.path), device=device_of(config.model))
     encoder = Encoder(tokenizer, stop_ids(tokenizer, None), context_length(model), config.data.on_bad_row)
-    evaluator = make_pair_evaluator(config, load_data(config.data, config.seed, "pairs"), encoder)
+    evaluator = make_judge_evaluator(config, method, load_data(config.data, config.seed, need_of(method)), encoder)
     return evaluator(LocalLearner(RewardNetwork(model, tokenizer), (), limits=config.learner), version=0)
 
 

@@ -71,6 +71,7 @@ class ArithmeticTask(Section):
     digits: Annotated[int, Field(ge=1, le=9)] = Field(2, description="operands have at most this many digits")
     steps: bool = Field(False, description="demonstrations show worked steps in <think> tags")
     tags: bool = Field(True, description="the answer is wanted in <answer> tags")
+    calculator: Share = Field(0.0, description="of the demonstrations, the share that asks the tool `calculator`")
     demonstrations: Positive = Field(1000, description="demonstrations, pairs or labelled answers of the fixed set")
     problems: Positive = Field(10000, description="distinct training problems at most")
     weight: Weight = 1.0
@@ -141,13 +142,15 @@ class DataConfig(Section):
 class RewardPart(Section):
     """One named part of the reward."""
 
-    function: str = Field(
-        description="number, exact, tags, pattern, countdown, reward_model, or a user's file.py:name / module:name"
-    )
+    function: str = Field(description="one that `upweight rewards` lists, or a user's file.py:name / module:name")
     weight: float = Field(1.0, description="factor in the reward; 0 only measures the part")
     options: dict[str, Any] = Field(default_factory=dict, description="further arguments of the function")
+    needs: str | None = Field(None, description="a gate: this part counts 0 while the part of that name is below 1")
     isolate: bool | None = Field(
         None, description="compute it in worker processes, under the deadline; not set: functions of your own are"
+    )
+    deadline: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="seconds that a worker has for this part; default: `rewards.deadline`"
     )
 
 
@@ -172,6 +175,15 @@ class RewardsConfig(Section):
         if not isinstance(value, Mapping):
             return value
         return {name: {"function": part} if isinstance(part, str) else part for name, part in value.items()}
+
+
+class TurnsConfig(Section):
+    """A tool or an environment that answers completions; what it says is read by the policy and never trained."""
+
+    tool: str | None = Field(None, description="calculator, python, or a user's file.py:name / module:name")
+    options: dict[str, Any] = Field(default_factory=dict, description="further arguments of the function")
+    limit: Annotated[int, Field(ge=2)] = Field(4, description="completions of one rollout at most; then it is cut off")
+    role: str = Field("tool", description="who answers, where the chat template renders the reply as a message")
 
 
 class BatchConfig(Section):
@@ -322,6 +334,7 @@ class Config(Section):
     data: DataConfig
     pretrain: DataConfig | None = Field(None, description="demonstrations of the stream `pretrain`, like `[data]`")
     rewards: RewardsConfig = RewardsConfig()
+    turns: TurnsConfig = TurnsConfig()
     batch: BatchConfig = BatchConfig()
     sampling: SamplingConfig = SamplingConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -353,6 +366,10 @@ class Config(Section):
             and method.source != "rollouts"
         ):
             raise ValueError("algorithm.constant_length has no default where nothing is sampled: set it, in tokens")
+        if self.rewards.shuffled and method.needs("parts"):
+            raise ValueError(
+                f"rewards.shuffled permutes sums, but {method.name} learns from each part: use another method"
+            )
         if method.streams() and self.pretrain is None:
             raise ValueError(
                 f"{method.name} has a term on the stream 'pretrain': say where it comes from in [pretrain]"

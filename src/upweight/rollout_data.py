@@ -125,6 +125,11 @@ def _settings(tables: Mapping[str, Any], chosen: Mapping[str, Any], samples: int
         raise TypeError(f"rollout() has no argument {min(unknown)!r}")
     budget = {key: given[key] for key in ("max_completion_tokens",) if key in given}
     seed = given.get("seed", tables.get("seed", 0))
+    if "turns" in tables:
+        raise UserError(
+            "the run has [turns], but a row holds one completion: say what to ask with --task, or give a --config "
+            "without [turns]"
+        )
     config = make_config({**tables, "seed": seed, "sampling": {**tables.get("sampling", {}), **budget}}, "rollout")
     params = SamplingParams(
         given.get("temperature", config.sampling.temperature),
@@ -148,7 +153,7 @@ def _harvest(config: Config, params: SamplingParams, wanted: Wanted, problems: i
     encoder = make_encoder(config, model, tokenizer)
     prompts = encoder.prompts(drawn_problems(data, config.seed, problems), "training problems")
     sampler = make_sampler(in_compute_dtype(model, config), tokenizer, encoder.stop_ids, config.sampling.max_rows)
-    maker = maker_of(config, sampler, tokenizer, params)
+    maker = maker_of(config, sampler, encoder, params)
     plain = all(is_plain(prompt.messages) for prompt in prompts)
     harvest = Harvest(wanted, replace(encoder, on_bad_row="error"), maker.rewards, plain)
     chunks = list(_chunks(prompts, wanted.samples, config.sampling.max_rows))

@@ -13,7 +13,7 @@ from upweight.config import RewardsConfig
 from upweight.configfile import apply_overrides, make_config, read_toml
 from upweight.errors import UserError
 from upweight.rewards.call import Failed
-from upweight.rewards.score import make_rewards
+from upweight.rewards.make import make_rewards
 from upweight.tasks.bad_rows import BadRow
 from upweight.tasks.files import read_rows
 from upweight.tasks.parse import parse_answered
@@ -73,7 +73,7 @@ def _rewards_config(
 def _answered(file: str) -> list[tuple[Prompt, str]]:
     rows, bad = read_rows(file, "train", "error")
     found = []
-    for number, row in enumerate(rows, start=1):
+    for number, row in rows:
         try:
             problem, completion = parse_answered(row, f"{Path(file).stem}:{number}")
         except BadRow as error:

@@ -18,7 +18,8 @@ from upweight.columns import padded_columns
 from upweight.encode import Unit
 from upweight.errors import UserError
 from upweight.learners.port import Learner
-from upweight.rollouts import RolloutMaker, batch_of, failure_counts
+from upweight.rollout_batch import batch_of
+from upweight.rollouts import RolloutMaker, failure_counts
 from upweight.sync import prove_sync
 from upweight.tasks.order import DrawOrder
 from upweight.types import Batch, Prompt, Rollout
@@ -195,7 +196,7 @@ def by_draw(rollouts: Sequence[Rollout]) -> Iterator[list[Rollout]]:
 def shuffle_rewards(rollouts: Sequence[Rollout], key: tuple[int, int]) -> list[Rollout]:
     """The rollouts with their rewards permuted among all of them: what is learned then is not learned from rewards.
 
-    The parts stay where they were, so that the metrics still tell the truth.
+    The parts stay where they were, so that the metrics still tell the truth; nothing is earned by steps.
     """
     order = np.random.Generator(np.random.Philox(np.random.SeedSequence(key))).permutation(len(rollouts))
-    return [replace(r, reward=rollouts[other].reward) for r, other in zip(rollouts, order, strict=True)]
+    return [replace(r, reward=rollouts[other].reward, steps={}) for r, other in zip(rollouts, order, strict=True)]

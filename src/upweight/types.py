@@ -120,12 +120,20 @@ class Completion:
     policy_version: int
 
 
+class Step(NamedTuple):
+    """A step of a completion: the token that it ends with, counted from the first, and what it earned."""
+
+    token: int
+    reward: float
+
+
 @dataclass(frozen=True)
 class Rollout:
     """A finished, scored answer to a prompt. `token_ids`, `loss_mask` and `behavior_logprobs` are equally long.
 
-    A token that the policy did not choose (a tool's answer) has mask False. `draw` is the position of the
-    prompt in the stream of prompts: rollouts of one draw are a group, and `member` counts within it.
+    A token that the policy did not choose (a tool's answer) has mask False, and nan for the log-prob that it has not.
+    `text` is all of it. `steps` has the parts of the reward that score steps, before their weights. `draw` is the
+    position of the prompt in the stream of prompts: rollouts of one draw are a group, and `member` counts within it.
     """
 
     prompt: Prompt
@@ -139,6 +147,7 @@ class Rollout:
     policy_version: int
     draw: int
     member: int
+    steps: Mapping[str, tuple[Step, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -232,8 +232,10 @@ def test_a_failing_reward_may_be_dropped_or_zero(tmp_path: Path) -> None:
     (tmp_path / "reward.py").write_text(
         "calls = []\ndef good(completion):\n    calls.append(1)\n    return 1 / (len(calls) % 4)\n"
     )
+    good = {"function": f"{tmp_path / 'reward.py'}:good", "isolate": False}
     for policy in ("drop", "zero"):
-        spoilt = merge(tables, {"name": policy, "rewards": {"on_failure": policy}, "batch": {"group_size": 4}})
+        rewards = {"on_failure": policy, "max_failed_share": 0.25, "parts": {"good": good}}
+        spoilt = merge(tables, {"name": policy, "rewards": rewards, "batch": {"group_size": 4}})
         assert run(tmp_path, spoilt) == 0
         lines = (tmp_path / "runs" / policy / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["rollout/failed_rewards"] for line in lines] == [2, 2]

@@ -12,7 +12,7 @@ import pytest
 import upweight
 from upweight.configfile import read_toml
 from upweight.rewards.load import resolve
-from upweight.rewards.score import REWARD_MODEL
+from upweight.rewards.make import JUDGE, MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "examples").rglob("*.toml"))
@@ -52,7 +52,7 @@ def test_rewards_of_an_example_can_be_found(path: str) -> None:
     for table in (tables, *tables.get("stages", ())):
         for part in table.get("rewards", {}).get("parts", {}).values():
             function = part if isinstance(part, str) else part["function"]
-            assert function == REWARD_MODEL or callable(resolve(function))
+            assert function in (JUDGE, *MODELS) or callable(resolve(function))
 
 
 @pytest.mark.parametrize("path", EXAMPLES)

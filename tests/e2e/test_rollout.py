@@ -39,7 +39,7 @@ records = {{ tensorboard = false, ledger_every = 0 }}
 """
 REWARDS = """
 def right(completion): return 1.0
-def stops(completion): raise KeyboardInterrupt
+def stops(completion): __import__("os").kill(__import__("os").getppid(), 2)
 def fails(completion): raise KeyError("no such thing")
 def even(completion): return len(completion) % 2 == 0
 def fussy(completion, answer): return answer in completion if "1" in completion else float("nan")
@@ -184,7 +184,7 @@ def test_completions_are_those_of_their_sample_keys(warm: float, folder: Path, t
 def test_a_reward_that_fails_now_and_then(policy: str, folder: Path, tmp_path: Path) -> None:
     config = tmp_path / "other.toml"
     config.write_text(
-        f"rewards = {{ on_failure = '{policy}', parts.fussy = '{folder}/rewards.py:fussy' }}\n"
+        f"rewards = {{ on_failure = '{policy}', max_failed_share = 1.0, parts.fussy = '{folder}/rewards.py:fussy' }}\n"
         "data = { task = 'arithmetic', digits = 1 }\nsampling.max_completion_tokens = 6\n"
     )
     summary, rows = answers(folder, tmp_path / "rows.jsonl", config=config, keep="all")
@@ -295,7 +295,7 @@ def test_an_interrupted_rollout_writes_nothing(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "rows.jsonl"
-    stops = ("--reward", f"{folder}/rewards.py:stops", "--out", out)
+    stops = ("--reward", f"{folder}/rewards.py:stops", "--out", out, "-n", 1, "--problems", 1)
     assert call("rollout", folder / "runs/tiny/final", *stops) == 130
     err = capsys.readouterr().err
     assert err.splitlines()[-1] == f"upweight: interrupted; {out} was not written"

@@ -16,6 +16,8 @@ from upweight.configfile import load_config, make_config, parse_override
 from upweight.formulas import formula
 from upweight.presets import PRESETS
 from upweight.records.glossary import METRICS, describe
+from upweight.rewards.describe import LEARNED
+from upweight.rewards.load import BUILTIN
 from upweight.tables import config_keys
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -146,3 +148,38 @@ def test_overrides_in_the_text_are_well_formed() -> None:
     for word in re.findall(r"(?<=\s)[a-z_.]+=[^\s`']+", (DOCS / "commands.md").read_text(encoding="utf-8")):
         keys, _ = parse_override(word)
         assert keys
+
+
+REWARD_PAGES = ("rewards.md", "turns.md", "mathematics.md", "code.md", "process.md", "judge.md", "gym.md")
+BASE: dict[str, Any] = {
+    "steps": 1,
+    "algorithm": "grpo",
+    "model": {"path": "runs/start/final"},
+    "data": {"path": "rows.jsonl"},
+    "rewards": {"parts": {"correct": "number"}},
+}
+
+
+def partial_configs() -> list[tuple[str, str]]:
+    """(page, TOML) of every block in the pages on rewards, most of which are parts of a config."""
+    texts = {page: (DOCS / page).read_text(encoding="utf-8") for page in REWARD_PAGES}
+    return [(page, toml) for page, text in texts.items() for toml in re.findall(r"```toml\n(.*?)```", text, re.DOTALL)]
+
+
+@pytest.mark.parametrize(("page", "toml"), partial_configs())
+def test_documented_tables_are_valid(page: str, toml: str) -> None:
+    make_config(BASE | tomllib.loads(toml), page)
+
+
+@pytest.mark.parametrize("page", REWARD_PAGES)
+def test_pages_on_rewards_are_found_and_name_only_what_there_is(page: str) -> None:
+    assert page in [name for name, _ in partial_configs()]
+    text = (DOCS / page).read_text(encoding="utf-8")
+    assert f"({page})" in (DOCS / "index.md").read_text(encoding="utf-8")
+    for key in re.findall(r"`((?:batch|sampling|rewards|turns|data|evaluate|optimizer)\.[a-z_]+)`", text):
+        assert key in config_keys(), key
+
+
+def test_every_reward_has_a_section() -> None:
+    sections = re.findall(r"^## `(\w+)`$", MADE["reward_functions.md"], re.MULTILINE)
+    assert sections == [*BUILTIN, *LEARNED]

@@ -33,7 +33,7 @@ def config(**tables: Any) -> Config:
         "algorithm": "grpo",
         "model": {"init": {}},
         "data": {"task": "arithmetic"},
-        "rewards": {"parts": {"correct": "number", "form": {"function": "tags", "weight": 0.1}}},
+        "rewards": {"parts": {"correct": "number", "form": {"function": "format", "weight": 0.1}}},
         "batch": {"prompts": 6, "group_size": 4, "rows": 10},
         "sampling": {"max_completion_tokens": 24},
     }

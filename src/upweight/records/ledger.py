@@ -4,6 +4,7 @@
 
 One row a rollout, in the order of the batch: `step`, `id`, `group`, `prompt_ids`, `token_ids`, `loss_mask`, then the
 token columns of the batch (a float32 list each, aligned with `token_ids`) and its row columns, under their own names.
+What a tool said was not sampled: no column has a log-prob of it, nan stands there.
 `push/TERM` is what that term of the loss multiplied grad log pi of the token with.
 """
 
@@ -52,7 +53,7 @@ def ledger_table(step: int, batch: Annotated) -> pa.Table:
         ("token_ids", _token_column(batch.token_ids, torch.int32)),
         ("loss_mask", _token_column(batch.loss_mask, torch.bool)),
     ]
-    columns += [(name, _token_column(rows, torch.float32)) for name, rows in sorted(batch.token_columns.items())]
+    columns += [(name, _token_column(rows, torch.float32)) for name, rows in sorted(_sampled_only(batch).items())]
     columns += [(name, _row_column(values)) for name, values in sorted(batch.row_columns.items())]
     names = [name for name, _ in columns]
     if len(set(names)) != len(names):
@@ -73,6 +74,17 @@ def cut_ledger(folder: Path, step: int) -> None:
         match = _NAME.fullmatch(path.name)
         if match and int(match[1]) >= step:
             path.unlink()
+
+
+def _sampled_only(batch: Annotated) -> dict[str, Sequence[Tensor]]:
+    """The token columns, with log-probs of none but sampled tokens, which are those that the sampler gave one."""
+    tokens = dict(batch.token_columns)
+    if "behavior_logprobs" not in tokens:
+        return tokens
+    told = [row.isnan() for row in tokens["behavior_logprobs"]]
+    for name in (name for name in tokens if name.endswith("logprobs")):
+        tokens[name] = [row.masked_fill(gone, torch.nan) for row, gone in zip(tokens[name], told, strict=True)]
+    return tokens
 
 
 def _token_column(rows: Sequence[Tensor], dtype: torch.dtype) -> pa.ListArray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import torch
@@ -71,7 +72,7 @@ class NativeSampler:
         """
         for request in requests:
             self._budget(request)
-        for params, same in groupby(sorted(requests, key=lambda r: repr(r.params)), key=lambda r: r.params):
+        for params, same in groupby(sorted(requests, key=lambda r: repr(_drawing(r))), key=_drawing):
             yield from self._decode(list(same), params)
 
     def _decode(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[Completion]:
@@ -171,6 +172,11 @@ class NativeSampler:
             finish_reason="stop" if stopped else "length",
             policy_version=self.version,
         )
+
+
+def _drawing(request: Request) -> SamplingParams:
+    """How tokens are drawn: requests that differ in their budgets alone are decoded together."""
+    return replace(request.params, max_completion_tokens=0)
 
 
 def groups_of(requests: Sequence[Request]) -> deque[list[Request]]:
