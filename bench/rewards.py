@@ -55,7 +55,7 @@ def deadline_table(workers: int) -> None:
     spent, kinds = seconds(rewards, orders)
     rewards.close()
     least = 50 * DEADLINE / workers + (50 + 10 + 10) * respawn + clean
-    print(f"workers {workers}: {spent:.2f} s / {least:.2f} s that nobody could avoid = {spent / least:.2f}; {dict(kinds)}")
+    print(f"workers {workers}: {spent:.2f} s / {least:.2f} s unavoidable = {spent / least:.2f}; {dict(kinds)}")
     print(f"  clean {clean:.2f} s ({clean / 920 * 1e6:.0f} us each), start of a worker {respawn:.2f} s")
 
 

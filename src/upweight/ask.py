@@ -24,6 +24,7 @@ TASK_REWARDS: dict[str, Mapping[str, Any]] = {
     "arithmetic": {"function": "number", "options": {"tag": "answer"}},
     "countdown": {"function": "countdown"},
     "gsm8k": {"function": "number"},
+    "reasoning_gym": {"function": "gym"},
     "rows": {"function": "number"},
 }
 _EVALUATE = ("temperature", "top_p", "top_k")  # keys of [evaluate] that a caller may set

@@ -19,6 +19,7 @@ SOURCES = {
     "demonstrations": "demonstrations of a dataset",
     "pairs": "preference pairs of a dataset: a chosen and a rejected completion of a prompt",
     "labels": "completions of a dataset that are marked good or bad",
+    "steps": "solutions of a dataset of which every step is judged",
     "rollouts": "rewarded completions that the policy samples itself",
 }
 

@@ -96,6 +96,19 @@ class Gsm8kTask(Section):
     weight: Weight = 1.0
 
 
+class GymTask(Section):
+    """A dataset of reasoning-gym, asked as there; the reward `gym` scores it as there."""
+
+    task: Literal["reasoning_gym"] = Field(description="names the task")
+    dataset: str = Field(description="its name in reasoning-gym, such as chain_sum")
+    options: dict[str, Any] = Field(default_factory=dict, description="of the dataset, all but seed and size")
+    instruction: str = Field("", description="said after each question")
+    tag: str = Field("", description="demonstrations have the answer in <tag>..</tag>")
+    problems: Positive = Field(1000, description="distinct training problems at most, and demonstrations")
+    heldout: Positive = Field(256, description="held-out problems at most")
+    weight: Weight = 1.0
+
+
 class RowsTask(Section):
     """The user's own rows: JSONL, Parquet or a Hub id.
 
@@ -112,7 +125,7 @@ class RowsTask(Section):
     weight: Weight = 1.0
 
 
-TaskConfig = Annotated[ArithmeticTask | CountdownTask | Gsm8kTask | RowsTask, Field(discriminator="task")]
+TaskConfig = Annotated[ArithmeticTask | CountdownTask | Gsm8kTask | GymTask | RowsTask, Field(discriminator="task")]
 
 
 class DataConfig(Section):

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from upweight.config import ArithmeticTask, Config, CountdownTask, Gsm8kTask, RowsTask
+from upweight.config import ArithmeticTask, Config, CountdownTask, Gsm8kTask, GymTask, RowsTask
 from upweight.errors import UserError, nearest
 
 
@@ -105,7 +105,7 @@ def _models_within(model: type[BaseModel], part: str) -> list[type[BaseModel]]:
     if field is None:
         tagged = [
             m
-            for m in (ArithmeticTask, CountdownTask, Gsm8kTask, RowsTask)
+            for m in (ArithmeticTask, CountdownTask, Gsm8kTask, GymTask, RowsTask)
             if part in getattr(m.model_fields["task"].annotation, "__args__", ())
         ]
         return list(tagged)

@@ -46,6 +46,7 @@ def _tokens(config: Config, method: Algorithm) -> list[str]:
         "demonstrations": f"the assistant's, in {batch.rows} demonstrations a batch from {_names(config.data)}",
         "pairs": f"the chosen and the rejected completions of {batch.rows} pairs a batch from {_names(config.data)}",
         "labels": f"{batch.rows} completions a batch from {_names(config.data)}, each marked good or bad",
+        "steps": f"the ends of steps, each judged, in {batch.rows} solutions a batch from {_names(config.data)}",
         "rollouts": (
             f"{batch.group_size} completions for each of {batch.prompts} prompts a batch from {_names(config.data)}, "
             f"sampled by the current policy at temperature {value_text(sampling.temperature)}, at most "
@@ -53,6 +54,9 @@ def _tokens(config: Config, method: Algorithm) -> list[str]:
         ),
     }
     found = [lines[method.source]]
+    if config.turns.tool is not None and method.source == "rollouts":
+        most = config.turns.limit - 1
+        found.append(f"answered by {config.turns.tool} up to {most} times, in words that are not trained")
     for step in method.active_filters():
         most = f"from at most {batch.refill_limit * batch.prompts} prompts a batch"
         found.append(f"kept are groups with {formula(step.call)}; others are replaced, {most}")
@@ -73,6 +77,7 @@ def _rewards(config: Config, method: Algorithm) -> Iterator[str]:
     total = " + ".join(f"{value_text(part.weight)} * {name}" for name, part in parts)
     named = ", ".join(f"{name} = {part.function}" for name, part in parts if part.function != name)
     yield f"rewards = {total}{', ' if named else ''}{named}"
+    yield from (f"{name} = 0 where {part.needs} < 1" for name, part in parts if part.needs is not None)
     if config.rewards.shuffled:
         yield "rewards = rewards, permuted among all completions of the batch"
 

@@ -33,7 +33,13 @@ from upweight.passes import keeps_reference, own_critic, passes, scores_old
 from upweight.records.progress import duration
 from upweight.sizes import ModelSize
 
-UNITS = {"rollouts": "prompt", "demonstrations": "demonstration", "pairs": "pair", "labels": "labelled completion"}
+UNITS = {
+    "rollouts": "prompt",
+    "demonstrations": "demonstration",
+    "pairs": "pair",
+    "labels": "labelled completion",
+    "steps": "judged solution",
+}
 ROWS_OF_UNIT = {"pairs": 2}
 
 

@@ -24,15 +24,16 @@ _BINARY: Mapping[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
 
 
 class Tool(NamedTuple):
-    """Where the function is, and the strings that end a completion which calls it."""
+    """Where the function is, the strings that end a completion which calls it, and whether it runs programs."""
 
     reference: str
     stop: tuple[str, ...]
+    sandboxed: bool = False
 
 
 TOOLS: Mapping[str, Tool] = {
     "calculator": Tool("upweight.tools:calculator", ("</calc>",)),
-    "python": Tool("upweight.tools:python", ("</python>",)),
+    "python": Tool("upweight.tools:python", ("</python>",), sandboxed=True),
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from upweight import sandbox
 from upweight.chat import encode_reply
 from upweight.config import RewardsConfig, TurnsConfig
 from upweight.drafts import Draft, text_of
@@ -97,6 +98,8 @@ def make_turns(
     if config.tool is None:
         return None
     tool = TOOLS.get(config.tool, Tool(config.tool, ()))
+    if tool.sandboxed:
+        sandbox.require()
     function = load_object(tool.reference, "tool")
     if not callable(function):
         raise UserError(f"turns.tool {config.tool!r} is a {type(function).__name__}, not a function")

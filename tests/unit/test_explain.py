@@ -163,7 +163,7 @@ def test_grpo_with_a_kl_term_as_one_would_write_it() -> None:
     sections = dict(part.split("\n", 1) for part in text.split("\n\n")[1:])
     assert sections["tokens"].startswith("  4 completions for each of 6 prompts a batch from arithmetic, sampled by")
     assert sections["columns of a batch, one after the other"].splitlines() == [
-        "  rewards = 1 * correct + 0.1 * form, correct = number, form = tags",
+        "  rewards = 1 * correct + 0.1 * form, correct = number, form = format",
         "  advantages = (r - mean_g(r)) / (deviation_g(r, sample) + 1e-08), "
         "where a deviation of kind none divides by 1",
     ]
@@ -324,3 +324,10 @@ def test_example_of_a_method_from_a_dataset_of_demonstrations_needs_no_model_bef
     assert example("sft") == ["upweight train examples/arithmetic/sft.toml name=arithmetic-sft algorithm=sft"]
     assert len(example("dpo")) == 2
     assert algorithm("dpo").source == "pairs"
+
+
+def test_gates_and_tools_are_told() -> None:
+    parts = {"correct": {"function": "number", "needs": "form"}, "form": "format"}
+    text = explain(config(algorithm="grpo", rewards={"parts": parts}, turns={"tool": "calculator", "limit": 3}))
+    assert "  correct = 0 where form < 1\n" in text
+    assert "  answered by calculator up to 2 times, in words that are not trained\n" in text

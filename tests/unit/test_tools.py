@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from upweight.tools import TOOLS, calculator, called_with
+from tests.unit.sandboxed import needs_sandbox
+from upweight.tools import TOOLS, calculator, called_with, python
 from upweight.userfile import load_object
 
 
@@ -62,3 +63,24 @@ def test_what_is_a_call(completion: str, call: str | None) -> None:
 @pytest.mark.parametrize("name", TOOLS)
 def test_tools_are_where_the_table_says_and_say_nothing_uncalled(name: str) -> None:
     assert load_object(TOOLS[name].reference, "tool")("no call") is None
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("program", "output"),
+    [
+        ("print(2**10)", "1024"),
+        ("print(1)\n1/0", "1\nZeroDivisionError: division by zero"),
+        ("def", "SyntaxError: invalid syntax"),
+        ("import time; time.sleep(60)", "\nout of time"),
+        ("open('/etc/passwd', 'w')", "Read-only file system"),
+        ("print('x' * 10**6)", "x" * 50),
+    ],
+)
+def test_python(program: str, output: str) -> None:
+    said = python(f"so <python>{program}</python>", seconds=1.0, longest=50)
+    assert said is not None
+    assert said.startswith("<output>")
+    assert said.endswith("</output>")
+    assert output in said
+    assert len(said) <= 120

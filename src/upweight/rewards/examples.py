@@ -27,6 +27,13 @@ def _takes(tokens: int, reward: float, **said: Any) -> Example:
 _EIGHTY_FIVE = {"answer": "85"}
 _GAME = {"numbers": [3, 7, 12], "target": 15}
 _SUM = {"prompt": "47+38=", "answer": "85"}
+_SUMS = [{"input": "2 3\n", "output": "5\n"}, {"input": "4 5\n", "output": "9\n"}]
+_ADD = {
+    "prompt": "def add(a, b):\n",
+    "test": "def check(candidate):\n    assert candidate(2, 3) == 5",
+    "entry_point": "add",
+}
+_CHAIN = {"gym_dataset": "chain_sum", "gym_options": {}, "gym_entry": {"answer": "9", "metadata": {}}}
 
 EXAMPLES: Mapping[str, Sequence[Example]] = {
     "number": (
@@ -78,5 +85,24 @@ EXAMPLES: Mapping[str, Sequence[Example]] = {
         _says("one two three four five six", 0.0),
         _says("on and on and on and", -0.6, words=2),
         _says("", 0.0),
+    ),
+    "math": (
+        _says("The answer is \\(\\frac{2}{4}\\).", 1.0, {"answer": "0.5"}),
+        _says("\\boxed{(1, 3]}", 1.0, {"answer": "(1,3]"}),
+        _says("\\boxed{[1, 3]}", 0.0, {"answer": "(1,3]"}),
+        _says("\\boxed{4 \\text{ or } 5}", 0.0, {"answer": "4"}),
+    ),
+    "code": (
+        _says("```python\nprint(sum(map(int, input().split())))\n```", 1.0, {"tests": _SUMS}),
+        _says("print(5)", 0.0, {"tests": _SUMS}),
+        _says("print(5)", 0.5, {"tests": _SUMS}, all_or_nothing=False),
+    ),
+    "code_asserts": (
+        _says("    return a + b", 1.0, _ADD),
+        _says("    return a - b", 0.0, _ADD),
+    ),
+    "gym": (
+        _says("It is <answer>9</answer>", 1.0, _CHAIN, tag="answer"),
+        _says("10", 0.0, _CHAIN, partial=False),
     ),
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from upweight.errors import UserError, nearest
-from upweight.rewards import builtin, lengths
+from upweight.rewards import algebra, builtin, code, gym, lengths, mathematics
 from upweight.rewards.steps import steps
 from upweight.rewards.trl import has_trl_signature, one_at_a_time
 from upweight.userfile import load_object
@@ -24,10 +24,20 @@ BUILTIN: dict[str, Function] = {
     "soft_overlong": lengths.soft_overlong,
     "cosine_length": lengths.cosine_length,
     "repetition": lengths.repetition,
+    "math": mathematics.math,
+    "code": code.code,
+    "code_asserts": code.code_asserts,
+    "gym": gym.gym,
 }
 
-ISOLATED: frozenset[str] = frozenset()
+ISOLATED = frozenset({"math", "code", "code_asserts", "gym"})
 """Those of them that are slow or run what they are given, and are computed in worker processes."""
+
+PREPARED: dict[str, Callable[[], object]] = {"math": algebra.require_library, "gym": gym.require_library}
+"""What has to be imported before the first completion is scored: that takes seconds, which no deadline allows for."""
+
+SANDBOXED = frozenset({"code", "code_asserts"})
+"""Those that run programs, and refuse to where the sandbox cannot start."""
 
 OWN_CODE: dict[str, str] = {"steps": "judge"}
 """The option by which one of them may call a function of the user's, named file.py:name or module:name."""

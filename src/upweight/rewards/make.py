@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from upweight import sandbox
 from upweight.config import RewardPart, RewardsConfig
 from upweight.errors import UserError, nearest
 from upweight.rewards.builtin import compiled
 from upweight.rewards.call import CannotScore, called
 from upweight.rewards.combine import composition
-from upweight.rewards.load import BUILTIN, ISOLATED, OWN_CODE, resolve
+from upweight.rewards.load import BUILTIN, ISOLATED, OWN_CODE, SANDBOXED, resolve
 from upweight.rewards.score import GIVEN, Batched, BatchedPart, Part, Rewards
 from upweight.rewards.steps import check as check_steps
 from upweight.rewards.worker import Setup
@@ -86,6 +87,8 @@ def _bind(name: str, part: RewardPart, pool: Pool) -> Part:
         compiled(part.options["pattern"])
     if function is BUILTIN["steps"]:
         check_steps(**part.options)
+    if part.function in SANDBOXED and not part.options.get(sandbox.OPTION):
+        sandbox.require()
     if _is_isolated(part):
         return Part(name, *reads, partial(pool.submit, name, deadline=part.deadline))
     may_raise = CannotScore if part.function in BUILTIN and not _calls_own_code(part) else Exception

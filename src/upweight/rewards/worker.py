@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 from upweight.errors import UserError
 from upweight.rewards.call import Failed, Stepwise, called, replied
-from upweight.rewards.load import resolve
+from upweight.rewards.load import PREPARED, resolve
 from upweight.userfile import load_object
 
 LENGTH = struct.Struct("!Q")
@@ -55,7 +55,7 @@ def main() -> None:
     setup: Setup = next(messages)
     resource.setrlimit(resource.RLIMIT_DATA, (setup.memory_bytes,) * 2)
     try:
-        rewards = _bound(setup.rewards, resolve)
+        rewards = _bound(setup.rewards, _prepared)
         tools = _bound(setup.tools, lambda reference: load_object(reference, "tool"))
     except UserError as error:
         _reply(replies, {"message": str(error)})
@@ -74,6 +74,12 @@ def main() -> None:
 
 def _bound(functions: Mapping[str, tuple[str, Mapping[str, Any]]], find: Callable[[str], Any]) -> dict[str, Any]:
     return {name: partial(find(reference), **options) for name, (reference, options) in functions.items()}
+
+
+def _prepared(reference: str) -> Callable[..., Any]:
+    """The reward of this name, whatever it needs imported."""
+    PREPARED.get(reference, lambda: None)()
+    return resolve(reference)
 
 
 def _plain(outcome: float | str | Stepwise | None) -> Any:

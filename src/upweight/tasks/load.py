@@ -9,7 +9,7 @@ from typing import Any
 
 from upweight.config import DataConfig
 from upweight.errors import UserError
-from upweight.tasks import arithmetic, countdown, gsm8k, rows
+from upweight.tasks import arithmetic, countdown, gsm8k, gym, rows
 from upweight.tasks.bad_rows import OnBadRow
 from upweight.tasks.data import KEYS, Need, TaskData
 
@@ -19,6 +19,7 @@ TASKS: dict[str, Loader] = {
     "arithmetic": arithmetic.load,
     "countdown": countdown.load,
     "gsm8k": gsm8k.load,
+    "reasoning_gym": gym.load,
     "rows": rows.load,
 }
 
