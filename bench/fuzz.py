@@ -20,14 +20,17 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from upweight.rewards import builtin, lengths, steps
+from upweight import tools
+from upweight.rewards import builtin, code, gym, lengths, mathematics, steps
 from upweight.rewards.call import Stepwise, finite
 from upweight.rewards.equations import equations
 from upweight.rewards.expressions import evaluate, worked
 from upweight.rewards.numbers import read_number
+from upweight.rewards.verdicts import Scale, read_verdict
 
 SECONDS = 1.0
 LONGEST = 400_000  # characters: a completion of a hundred thousand tokens
+SCALE = Scale("right?", 0.0, 1.0)
 ROUND = 200  # examples between two looks at the clock
 
 Parser = Callable[[str], Any]
@@ -58,6 +61,15 @@ PARSERS: dict[str, Parser] = {
     "read_number": _read_only(read_number),
     "evaluate": _read_only(lambda text: evaluate(text, [1, 2, 3, 12])),
     "worked": _read_only(worked),
+    "math": lambda text: mathematics.math(text, "85"),
+    "math of a formula": lambda text: mathematics.math(text, "x^2+2x+1", tag="answer"),
+    "math of a set": lambda text: mathematics.math(text, "(1,2] \\cup \\{5\\}"),
+    "program of a completion": _read_only(code.program_of),
+    "is_inert": _read_only(gym.is_inert),
+    "is_formula": _read_only(gym.is_formula),
+    "calculator": _read_only(lambda text: tools.calculator(f"<calc>{text}</calc>")),
+    "called_with": _read_only(lambda text: tools.called_with(text, "calc")),
+    "a judge's verdict": _read_only(lambda text: read_verdict(text, SCALE)),
     "equations": _read_only(lambda text: list(equations(text[:500]))),
 }
 

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from upweight.compose import make_encoder, make_evaluator, make_maker
 from upweight.config import Config
 from upweight.evaluate import Evaluator
-from upweight.rewards.score import Rewards, Scored
+from upweight.rewards.combine import Scored
+from upweight.rewards.score import Rewards
 from upweight.tasks.load import load_data
 from upweight.types import Prompt
 

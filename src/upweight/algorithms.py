@@ -27,7 +27,7 @@ from upweight.objectives import advantages
 from upweight.objectives.tokens import TOKEN_REDUCTIONS, Reduction
 
 Function = Callable[..., Any]
-Source = Literal["demonstrations", "pairs", "labels", "rollouts"]
+Source = Literal["demonstrations", "pairs", "labels", "steps", "rollouts"]
 PAIR_ROLES = ("chosen_", "rejected_")
 
 # Values of an option that a formula allows but nobody should want, with the reason.
@@ -207,7 +207,12 @@ class Algorithm:
 
     def needs_groups(self) -> bool:
         """Whether a prompt needs at least two completions."""
-        compared = (advantages.group_relative, advantages.leave_one_out)
+        compared = (
+            advantages.group_relative,
+            advantages.leave_one_out,
+            advantages.process_relative,
+            advantages.sum_of_relative,
+        )
         return any(
             step.call.function in compared or step.call.all_options().get("baseline") == "group"
             for step in self.active_derived()

@@ -17,6 +17,10 @@ def batch_of_units(units: Sequence[Unit]) -> Batch:
     rows: list[EncodedRow] = [row for unit in units for row in unit.rows]
     unit_ids = torch.tensor([i for i, unit in enumerate(units) for _ in unit.rows])
     columns = {name: torch.tensor([value for u in units for value in u.columns[name]]) for name in units[0].columns}
+    tokens = {
+        name: [torch.tensor(values).double() for unit in units for values in unit.token_columns[name]]
+        for name in units[0].token_columns
+    }
     return Batch(
         ids=[row.id for row in rows],
         prompt_ids=[torch.tensor(row.prompt_ids) for row in rows],
@@ -25,6 +29,7 @@ def batch_of_units(units: Sequence[Unit]) -> Batch:
         group_ids=unit_ids,
         unit_ids=unit_ids,
         streams=["main"] * len(rows),
+        token_columns=tokens,
         row_columns={name: _at_least_double(column) for name, column in columns.items()},
     )
 

@@ -355,7 +355,8 @@ def run_lines(summary: Mapping[str, Any]) -> list[str]:
     """A finished run in a few lines."""
     lines = [f"{summary['name']}: {summary['steps']} steps of {summary['algorithm']} in {summary['seconds']:.0f} s"]
     start, end = summary["eval_start"], summary["eval"]
-    for kind, words in {"greedy": "greedy", "sampled": "sampled", "pair_accuracy": "of pairs"}.items():
+    kinds = {"greedy": "greedy", "sampled": "sampled", "pair_accuracy": "of pairs", "step_accuracy": "of steps"}
+    for kind, words in kinds.items():
         if kind in end:
             lines.append(f"held-out accuracy, {words}: {_accuracy(start, kind)} -> {_accuracy(end, kind)}")
     return [*lines, f"model: {summary['model']}"]
@@ -392,7 +393,7 @@ def rollout_lines(found: Mapping[str, Any]) -> list[str]:
 
 def stage_table(summary: Mapping[str, Any]) -> Table:
     """Accuracy and training time of every stage of a pipeline."""
-    kinds = {"greedy": "greedy", "sampled": "sampled", "pair_accuracy": "pairs"}
+    kinds = {"greedy": "greedy", "sampled": "sampled", "pair_accuracy": "pairs", "step_accuracy": "steps"}
     shown = [kind for kind in kinds if any(kind in found for found in summary["accuracy"].values())]
     columns = ("model after", *(kinds[kind] for kind in shown), "training")
     table = Table(*columns, title="held-out accuracy (95% interval)")

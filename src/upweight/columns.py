@@ -27,7 +27,7 @@ def padded_columns(rows: Batch) -> dict[str, Tensor]:
 
 
 def _side_by_side(columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    names = [name.removeprefix("part/") for name in columns if name.startswith("part/")]
+    names = [name.removeprefix("part_weight/") for name in columns if name.startswith("part_weight/")]
     if not names:
         return {}
     return {

@@ -33,8 +33,9 @@ from upweight.models.trunk import Layout
 from upweight.passes import own_critic
 from upweight.probes import decided, frozen_choices
 from upweight.records.run_dir import open_run
-from upweight.rewards.make import make_rewards
+from upweight.rewards.make import LoadModel, make_rewards
 from upweight.rewards.model import load_model_reward
+from upweight.rewards.process_model import load_process_reward
 from upweight.rollouts import RolloutMaker
 from upweight.run import Run
 from upweight.samplers.native import NativeSampler
@@ -143,7 +144,11 @@ def make_maker(
 def maker_of(config: Config, sampler: Sampler, encoder: Encoder, params: SamplingParams) -> RolloutMaker:
     """A sampler with the rewards and tools of a config, reward models loaded."""
     tokenizer, failing = encoder.tokenizer, config.rewards
-    rewards = make_rewards(config.rewards, {"reward_model": partial(load_model_reward, policy_tokenizer=tokenizer)})
+    models: dict[str, LoadModel] = {
+        "reward_model": partial(load_model_reward, policy_tokenizer=tokenizer),
+        "process_reward_model": partial(load_process_reward, policy_tokenizer=tokenizer),
+    }
+    rewards = make_rewards(config.rewards, models)
     turns = make_turns(config.turns, config.rewards, tokenizer, encoder.stop_ids, encoder.context)
     if turns is not None:
         params = replace(params, stop=(*params.stop, *turns.stop))

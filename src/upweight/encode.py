@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from rich.console import Console
@@ -12,12 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from upweight.chat import Encoded, encode_answer, encode_demonstration, encode_prompt
 from upweight.errors import UserError
+from upweight.models.reward import step_tokens
 from upweight.tasks.bad_rows import BadRows, OnBadRow
-from upweight.types import Demonstration, LabelledCompletion, Message, PreferencePair, Problem, Prompt
+from upweight.types import Demonstration, JudgedSteps, LabelledCompletion, Message, PreferencePair, Problem, Prompt
 
 LONG_ENOUGH_TO_SHOW = 20_000  # rows; fewer take a few seconds at most
 
-Item = TypeVar("Item", Problem, Demonstration, PreferencePair, LabelledCompletion)
+Item = TypeVar("Item", Problem, Demonstration, PreferencePair, LabelledCompletion, JudgedSteps)
 Made = TypeVar("Made")
 
 
@@ -33,10 +34,14 @@ class EncodedRow:
 
 @dataclass(frozen=True)
 class Unit:
-    """The rows that a loss couples, and what is known of each: `columns[name][i]` belongs to `rows[i]`."""
+    """The rows that a loss couples, and what is known of each: `columns[name][i]` belongs to `rows[i]`.
+
+    `token_columns[name][i]` has one number for each of its tokens.
+    """
 
     rows: tuple[EncodedRow, ...]
     columns: Mapping[str, tuple[float | bool, ...]]
+    token_columns: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,15 @@ class Encoder:
     def labels(self, labels: Sequence[LabelledCompletion], where: str) -> list[Unit]:
         """Units of one row with its `label`."""
         return self._each(self._labelled, labels, where)
+
+    def steps(self, judged: Sequence[JudgedSteps], where: str) -> list[Unit]:
+        """Units of one row with `step_labels`; the loss mask is True where a step ends and nowhere else.
+
+        Each step is tokenised by itself and the separator after it, so that no merge moves the token at which a step
+        ends, and no end-of-sequence token follows. A row that does not fit whole is a bad row: cut, it would lose
+        labels.
+        """
+        return self._each(self._steps, judged, where)
 
     def _each(self, encode: Callable[[Item], Made], items: Sequence[Item], where: str) -> list[Made]:
         bad = BadRows(self.on_bad_row, where)
@@ -106,6 +120,12 @@ class Encoder:
     def _labelled(self, labelled: LabelledCompletion) -> Unit:
         row = self._answer(labelled.id, labelled.messages, labelled.completion)
         return Unit((row,), {"label": (labelled.label,)})
+
+    def _steps(self, judged: JudgedSteps) -> Unit:
+        tokens, ends = step_tokens(self.tokenizer, judged.steps, judged.separator)
+        row = self._row(judged.id, (encode_prompt(self.tokenizer, judged.messages), tokens, ends))
+        labels = iter(judged.labels)
+        return Unit((row,), {}, {"step_labels": (tuple(next(labels) if end else 0.0 for end in ends),)})
 
     def _answer(self, id: str, messages: Sequence[Message], completion: str) -> EncodedRow:
         """A row of which the completion alone is trained: what the assistant said before it is prompt."""

@@ -26,9 +26,9 @@ from upweight.sizes import ModelSize, size_of
 from upweight.tasks.data import Need
 from upweight.tasks.files import is_local
 from upweight.tasks.load import load_data
-from upweight.types import Demonstration, LabelledCompletion, PreferencePair, Problem
+from upweight.types import Demonstration, JudgedSteps, LabelledCompletion, PreferencePair, Problem
 
-Unit = Problem | Demonstration | PreferencePair | LabelledCompletion
+Unit = Problem | Demonstration | PreferencePair | LabelledCompletion | JudgedSteps
 
 # What runs reach of their floors, by phase, beside what the calls cost: docs/benchmarks.md, workload B at medium.
 ACHIEVED = {
@@ -85,6 +85,8 @@ def _rows(unit: Unit) -> list[tuple[list[str], str | None]]:
         return [(texts[:-1], texts[-1])]  # the last turn is the answer to imitate
     if isinstance(unit, PreferencePair):
         return [(texts, unit.chosen), (texts, unit.rejected)]
+    if isinstance(unit, JudgedSteps):
+        return [(texts, unit.text)]
     return [(texts, unit.completion if isinstance(unit, LabelledCompletion) else None)]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from upweight.batches import batch_of_units
 from upweight.config import EvaluateConfig
@@ -78,9 +79,34 @@ class PairEvaluator:
             [row[mask][-1] for row, mask in zip(learner.score(batch, "reward"), batch.loss_mask, strict=True)]
         )
         chosen = batch.row_columns["chosen"]
-        accuracy = float((scores[chosen] > scores[~chosen]).double().mean())
-        low, high = wilson_interval(accuracy, len(self.units))
-        return {"eval/pair_accuracy": accuracy, "eval/pair_accuracy_low": low, "eval/pair_accuracy_high": high}
+        return _share("eval/pair_accuracy", (scores[chosen] > scores[~chosen]).double())
+
+
+@dataclass(frozen=True)
+class StepEvaluator:
+    """How often a process reward model tells right steps of held-out solutions from wrong ones.
+
+    A step is right from a label of a half on, and called right from a probability of a half on.
+    """
+
+    units: Sequence[Unit]
+
+    def __call__(self, learner: Learner, version: int) -> dict[str, float]:
+        """Share of steps that are called what they are, and of solutions of which all steps are, with intervals.
+
+        The steps of one solution are not independent, so the interval over steps is somewhat narrow.
+        """
+        batch = batch_of_units(self.units)
+        columns = zip(learner.score(batch, "reward"), batch.token_columns["step_labels"], batch.loss_mask, strict=True)
+        same = [(scores[ends] >= 0) == (labels[ends] >= 0.5) for scores, labels, ends in columns]
+        steps, solutions = torch.cat(same).double(), torch.stack([row.all() for row in same]).double()
+        return {**_share("eval/step_accuracy", steps), **_share("eval/solution_accuracy", solutions)}
+
+
+def _share(name: str, hits: Tensor) -> dict[str, float]:
+    share = float(hits.mean())
+    low, high = wilson_interval(share, len(hits))
+    return {name: share, f"{name}_low": low, f"{name}_high": high}
 
 
 def greedy_metrics(rollouts: Sequence[Rollout], rewards: Rewards) -> dict[str, float]:

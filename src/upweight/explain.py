@@ -55,8 +55,8 @@ def _tokens(config: Config, method: Algorithm) -> list[str]:
     }
     found = [lines[method.source]]
     if config.turns.tool is not None and method.source == "rollouts":
-        most = config.turns.limit - 1
-        found.append(f"answered by {config.turns.tool} up to {most} times, in words that are not trained")
+        replies = config.turns.limit - 1
+        found.append(f"answered by {config.turns.tool} up to {replies} times, in words that are not trained")
     for step in method.active_filters():
         most = f"from at most {batch.refill_limit * batch.prompts} prompts a batch"
         found.append(f"kept are groups with {formula(step.call)}; others are replaced, {most}")

@@ -110,7 +110,8 @@ def _evaluation(config: Config, method: Algorithm) -> str:
         return "no held-out evaluation: evaluate.every is 0"
     when = f"at the start, every {settings.every} steps and at the end"
     if method.model == "reward":
-        return f"evaluation: both completions of at most {settings.problems} held-out pairs are scored, {when}"
+        held_out = {"pairs": "both completions of at most {} held-out pairs", "steps": "at most {} held-out solutions"}
+        return f"evaluation: {held_out[method.source].format(settings.problems)} are scored, {when}"
     sampled = f" and {settings.samples} sampled answers" if settings.samples else ""
     return (
         f"evaluation: one greedy{sampled or ' answer'} to each of at most {settings.problems} held-out problems, {when}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from upweight.algorithms import Algorithm
 from upweight.errors import UserError, nearest
-from upweight.methods import group_relative, likelihood, policy_gradient, preference
+from upweight.methods import group_relative, likelihood, policy_gradient, preference, process
 from upweight.userfile import load_object
 
 PRESETS: dict[str, Algorithm] = {
@@ -31,6 +31,8 @@ PRESETS: dict[str, Algorithm] = {
         group_relative.GSPO,
         group_relative.GSPO_TOKEN,
         group_relative.CISPO,
+        group_relative.GDPO,
+        process.GRPO_PROCESS,
         group_relative.GRPO_TRL,
         group_relative.GRPO_VERL,
         policy_gradient.RLOO_TRL,
@@ -39,6 +41,7 @@ PRESETS: dict[str, Algorithm] = {
         preference.ORPO,
         preference.KTO,
         preference.REWARD_MODEL,
+        process.PROCESS_REWARD_MODEL,
     )
 }
 

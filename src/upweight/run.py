@@ -31,7 +31,12 @@ from upweight.types import Annotated
 FAILURES_KEPT = 20  # of a run: more of them would say the same
 
 # Held-out accuracies by the words that show them; the first that is measured says which checkpoint is the best.
-ACCURACIES = {"eval/greedy": "greedy", "eval/pair_accuracy": "pairs", "eval/sampled": "sampled"}
+ACCURACIES = {
+    "eval/greedy": "greedy",
+    "eval/pair_accuracy": "pairs",
+    "eval/step_accuracy": "steps",
+    "eval/sampled": "sampled",
+}
 
 
 class Remembers(Protocol):

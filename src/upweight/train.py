@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from upweight.config import Config
-from upweight.evaluate import Evaluator, PairEvaluator
+from upweight.evaluate import Evaluator, PairEvaluator, StepEvaluator
 from upweight.learners.port import Learner
 from upweight.phases import phase
 from upweight.run import Run, due
@@ -28,7 +28,7 @@ class Session:
     source: Source
     learner: Learner
     updater: Updater
-    evaluator: Evaluator | PairEvaluator | None
+    evaluator: Evaluator | PairEvaluator | StepEvaluator | None
     run: Run
 
 

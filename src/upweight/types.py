@@ -3,10 +3,10 @@
     Problem -> Prompt -> Completion -> Rollout -> Batch -> Annotated
 
 A task yields problems (something to answer), demonstrations (something to imitate), or answers that were judged:
-pairs of a better and a worse one, and single ones with a label. A problem becomes a prompt when it is tokenised, a
-prompt is answered by completions, a scored completion is a rollout, the rows of one step are a batch, and a batch with
-the columns that its algorithm declared is annotated. No field means "not yet": what is not known at a stage has no
-place in that stage's type.
+pairs of a better and a worse one, single ones with a label, and solutions of which every step is judged. A problem
+becomes a prompt when it is tokenised, a prompt is answered by completions, a scored completion is a rollout, the rows
+of one step are a batch, and a batch with the columns that its algorithm declared is annotated. No field means "not
+yet": what is not known at a stage has no place in that stage's type.
 """
 
 from __future__ import annotations
@@ -62,6 +62,26 @@ class LabelledCompletion:
     messages: tuple[Message, ...]
     completion: str
     label: bool
+
+
+@dataclass(frozen=True)
+class JudgedSteps:
+    """A solution of `messages`, which end with the user's turn, step by step, as text without the `separator`.
+
+    `labels[j]` is how right step j is: 1 right, 0 wrong, and anything between for a share. Each step, the last one
+    too, is ended by the separator.
+    """
+
+    id: str
+    messages: tuple[Message, ...]
+    steps: tuple[str, ...]
+    labels: tuple[float, ...]
+    separator: str = "\n"
+
+    @property
+    def text(self) -> str:
+        """The whole solution."""
+        return "".join(step + self.separator for step in self.steps)
 
 
 @dataclass(frozen=True)

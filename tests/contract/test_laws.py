@@ -10,6 +10,7 @@ import torch
 from tests.contract import tiny
 from upweight.learners.microbatches import units_of
 from upweight.presets import PRESETS
+from upweight.types import Batch
 from upweight.update import Updater, annotate, weights_of
 
 ROLLOUTS = [name for name in PRESETS if PRESETS[name].source == "rollouts"]
@@ -20,19 +21,29 @@ COMPARED = [name for name in PRESETS if PRESETS[name].needs_groups()]
 @pytest.mark.parametrize("reward", [1.0, 0.1])
 def test_constant_groups_push_nothing(name: str, reward: float) -> None:
     """Exactly zero, though 0.1 is no number of a computer's; of one group too, unless advantages are whitened after."""
-    method = PRESETS[name].with_options({"kl_reward_coef": 0.0, "overlong_share": 0.0})
+    off = {"kl_reward_coef": 0.0, "overlong_share": 0.0}
+    method = PRESETS[name].with_options({option: off[option] for option in off.keys() & PRESETS[name].options().keys()})
     learner = tiny.learner(method)
     rows = tiny.batch_for(method)
     for constant in (torch.ones(8, dtype=torch.bool), torch.arange(8) < 4):
         if "whiten" in method.switches and not bool(constant.all()):
             continue
-        rewards = torch.where(constant, reward, rows.row_columns["rewards"])
-        given = replace(rows, row_columns={**rows.row_columns, "rewards": rewards})
-        found = annotate(learner, method, given)
+        found = annotate(learner, method, _with_equal_rewards(rows, constant, reward))
         tally = learner.backward(found, weights_of(method, found), units_of(found.unit_ids.tolist()))
         silent = [bool((push == 0).all()) for push in tally.pushes["policy"]]
         assert [silent[i] for i in range(8) if constant[i]] == [True] * int(constant.sum())
         assert all(silent) == bool(constant.all())
+
+
+def _with_equal_rewards(rows: Batch, chosen: torch.Tensor, reward: float) -> Batch:
+    """The chosen rows earn the same, in every part and at the end of every step."""
+    columns = dict(rows.row_columns)
+    for name in ("rewards", "part/one", "part/other"):
+        columns[name] = torch.where(chosen, reward, columns[name])
+    columns["step_total"] = torch.where(chosen, reward, columns["step_total"])
+    earned = zip(rows.token_columns["step_rewards"], rows.token_columns["step_ends"], chosen, strict=True)
+    steps = [reward * ends if equal else column for column, ends, equal in earned]
+    return replace(rows, row_columns=columns, token_columns={**rows.token_columns, "step_rewards": steps})
 
 
 @pytest.mark.parametrize("name", ROLLOUTS)

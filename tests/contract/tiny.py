@@ -140,7 +140,8 @@ def own_reference(dtype: str) -> PolicyNetwork:
 def batch(rows: int = 8, group_size: int = 4, seed: int = 0, source: str = "rollouts") -> Batch:
     """Rows of very different lengths with holes in the loss mask, and whatever columns such a source brings.
 
-    Rollouts come in groups with rewards of many values; of pairs each two rows are a unit.
+    Rollouts come in groups with rewards of many values, of which half is earned by steps and which have two parts; of
+    pairs each two rows are a unit; of judged solutions every trained token ends a step.
     """
     draw = torch.Generator().manual_seed(seed)
 
@@ -163,9 +164,22 @@ def batch(rows: int = 8, group_size: int = 4, seed: int = 0, source: str = "roll
         },
         "pairs": {"chosen": places % 2 == 0, "margin": (places // 2).double() / 4},
         "labels": {"label": places % 3 > 0},
+        "steps": {},
         "demonstrations": {},
     }[source]
     behavior = [-3 * torch.rand(length, generator=draw, dtype=torch.float64) for length in lengths]
+    if source == "rollouts":  # what fills a hole was said by a tool: nobody sampled it
+        behavior = [row.masked_fill(~mask, torch.nan) for row, mask in zip(behavior, masks, strict=True)]
+    tokens = {"rollouts": {"behavior_logprobs": behavior}, "steps": {"step_labels": [-row / 3 for row in behavior]}}
+    if source == "rollouts":
+        ends = [mask & (torch.rand(len(mask), generator=draw) < 0.4) for mask in masks]
+        earned = [torch.rand(len(end), generator=draw, dtype=torch.float64) * end for end in ends]
+        for end in ends:
+            end[-1] = True  # where the outcome is rewarded
+        tokens["rollouts"] |= {"step_rewards": earned, "step_ends": [end.double() for end in ends]}
+        weights = {"part_weight/one": 1.0, "part_weight/other": -0.5}
+        columns |= {"step_total": columns["rewards"] / 2, "part/one": columns["rewards"], "part/other": places % 5 / 4}
+        columns |= {name: torch.full((rows,), weight, dtype=torch.float64) for name, weight in weights.items()}
     return Batch(
         ids=[f"row{i}" for i in range(rows)],
         prompt_ids=[prompts[i // size] for i in range(rows)],
@@ -174,7 +188,7 @@ def batch(rows: int = 8, group_size: int = 4, seed: int = 0, source: str = "roll
         group_ids=places // size,
         unit_ids=places // 2 if source == "pairs" else places,
         streams=["main"] * rows,
-        token_columns={"behavior_logprobs": behavior} if source == "rollouts" else {},
+        token_columns=tokens.get(source, {}),
         row_columns=columns,
     )
 

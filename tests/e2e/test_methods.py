@@ -60,7 +60,9 @@ def test_every_metric_is_in_the_glossary(tmp_path: Path) -> None:
     runs = [
         run(tmp_path / "ppo", everything, **PRETRAIN, **evaluated),
         run(tmp_path / "grpo", {"name": "grpo", "kl_reward_coef": 0.1}),
+        run(tmp_path / "failing", "grpo", rewards={"parts": {"unfit": "countdown"}, "on_failure": "zero"}),
         run(tmp_path / "reward_model", "reward_model", evaluate={"every": 2, "problems": 4}),
+        run(tmp_path / "process_reward_model", "process_reward_model", evaluate={"every": 2, "problems": 4}),
         run(tmp_path / "kto", "kto"),
     ]
     written = {key for done in runs for line in done.metrics() for key in line}

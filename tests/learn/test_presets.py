@@ -2,7 +2,8 @@
 
 The problem: after the prompt, say "a" as often as you can. The policy has one layer and starts near uniform. Rollouts
 are rewarded by the share of "a" in what they said, demonstrations are nothing but "a", of a pair the chosen completion
-is that, and a label says whether a completion is. A reward model has to rank pairs that it has not seen.
+is that, and a label says whether a completion is. Of steps, one a token, the right ones are "a". A reward model has to
+rank pairs, or to tell steps apart, that it has not seen.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ PARAMS = SamplingParams(max_completion_tokens=4)
 PROMPT = (5, 6)
 ROWS, GROUP = 64, 8
 STEPS = {"sft": 20, "rft": 60, "dpo": 20, "simpo": 20, "orpo": 20, "kto": 30, "reward_model": 20}
-VERDICTS = {"rollouts": "rewards", "pairs": "chosen", "labels": "label"}
+STEPS |= {"process_reward_model": 20}
+VERDICTS = {"rollouts": "rewards", "pairs": "chosen", "labels": "label", "steps": "step_labels"}
 
 
 class Problem:
@@ -57,11 +59,15 @@ class Problem:
         self.sampler = NativeSampler(self.policy, tokenizer, frozenset({self.end}))
 
     def success(self) -> float:
-        """Probability of "a" as the first token; of a reward model, the share of unseen pairs ranked by over 1 nat."""
+        """Probability of "a" as the first token; of a reward model, the share of unseen verdicts met by over 1 nat."""
         if self.method.model == "policy":
             return float(self.sampler.score(PROMPT, 1.0)[self.letter].exp())
         rows = Annotated(**vars(self.batch(step=10**6)))
-        worth = completion_worth(rows, {"scores": self.learner.score(rows, "reward")})
+        scores = self.learner.score(rows, "reward")
+        if self.method.source == "steps":
+            right = torch.cat(list(rows.token_columns["step_labels"])) > 0.5
+            return float((torch.where(right, 1, -1) * torch.cat(scores) > 1).double().mean())
+        worth = completion_worth(rows, {"scores": scores})
         chosen = rows.row_columns["chosen"]
         return float((worth[chosen] > worth[~chosen] + 1).double().mean())
 
@@ -81,15 +87,29 @@ class Problem:
     def _rows(self, completions: list[tuple[int, ...]]) -> Batch:
         share = torch.tensor([sum(t == self.letter for t in tokens) / 4 for tokens in completions]).double()
         units = torch.arange(ROWS) // (2 if self.method.source == "pairs" else 1)
+        is_letter = [(torch.tensor(tokens) == self.letter).double() for tokens in completions]
         columns: dict[str, dict[str, Tensor]] = {
             "rollouts": {
                 "rewards": share,
+                "step_total": share,
+                "part/share": share,
+                "part_weight/share": torch.ones(ROWS).double(),
+                "part/constant": torch.ones(ROWS).double(),
+                "part_weight/constant": torch.ones(ROWS).double(),
                 "truncated": torch.zeros(ROWS, dtype=torch.bool),
                 "token_budget": torch.full((ROWS,), 20),
             },
             "pairs": {"chosen": share > 0.5, "margin": torch.zeros(ROWS).double()},
             "labels": {"label": share > 0.5},
+            "steps": {},
             "demonstrations": {},
+        }
+        tokens: dict[str, dict[str, list[Tensor]]] = {
+            "rollouts": {
+                "step_rewards": [row / 4 for row in is_letter],
+                "step_ends": [torch.ones_like(row) for row in is_letter],
+            },
+            "steps": {"step_labels": is_letter},
         }
         return Batch(
             ids=[str(i) for i in range(ROWS)],
@@ -99,6 +119,7 @@ class Problem:
             group_ids=torch.arange(ROWS) // GROUP if self.method.source == "rollouts" else units,
             unit_ids=units,
             streams=["main"] * ROWS,
+            token_columns=tokens.get(self.method.source, {}),
             row_columns=columns[self.method.source],
         )
 
@@ -111,15 +132,23 @@ class Problem:
         return self.success()
 
     def _shuffled(self, batch: Batch) -> Batch:
-        """Rewards among all rows; verdicts turned round for exactly half of the pairs, of the good and of the bad."""
+        """Rewards among all rows; verdicts turned round for exactly half of the pairs, of the good and of the bad.
+
+        What steps earn, and verdicts on steps, among all tokens.
+        """
+        rows, tokens = dict(batch.row_columns), dict(batch.token_columns)
         column = VERDICTS[self.method.source]
-        verdicts = batch.row_columns[column]
         if column == "rewards":
-            moved = verdicts[torch.randperm(ROWS, generator=self.draw)]
-        else:  # rows alternate between good and bad, so two neighbours are a pair or one of each
+            order = torch.randperm(ROWS, generator=self.draw)
+            rows |= {name: rows[name][order] for name in ("rewards", "step_total", "part/share")}
+        elif column in rows:  # rows alternate between good and bad, so two neighbours are a pair or one of each
             turned = torch.randperm(ROWS // 2, generator=self.draw) < ROWS // 4
-            moved = verdicts ^ turned.repeat_interleave(2)
-        return replace(batch, row_columns={**batch.row_columns, column: moved})
+            rows[column] = rows[column] ^ turned.repeat_interleave(2)
+        for name in tokens.keys() & {"step_rewards", "step_labels"}:
+            flat = torch.cat(list(tokens[name]))
+            moved = flat[torch.randperm(len(flat), generator=self.draw)]
+            tokens[name] = list(moved.split(batch.lengths()))
+        return replace(batch, row_columns=rows, token_columns=tokens)
 
 
 @pytest.mark.parametrize("name", PRESETS)

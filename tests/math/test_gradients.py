@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.math.numeric import finite_difference, slope
 from tests.math.reference import assert_close, f64, mask_of
-from upweight.objectives import kl, likelihood, policy, preference, value
+from upweight.objectives import kl, likelihood, policy, preference, steps, value
 from upweight.objectives.advantages import spread
 from upweight.objectives.tokens import logprobs_and_entropy
 
@@ -43,6 +43,8 @@ COLUMNS: dict[str, Tensor] = {
     "rejected_logprobs": -noise(7).abs() - 0.1,
     "chosen_ref_logprobs": CURRENT + noise(8),
     "rejected_ref_logprobs": CURRENT + noise(9),
+    "scores": noise(12),
+    "step_labels": f64([1, 0, 1, 0.3])[:, None].expand(4, 4),
     "chosen_scores": noise(10),
     "rejected_scores": noise(11),
     "chosen_loss_mask": MASK,
@@ -77,6 +79,7 @@ CASES: list[tuple[Callable[..., Tensor], tuple[str, ...], dict[str, Any]]] = [
     (preference.kto, ("logprobs",), {"kto_beta": 0.5, "desirable_weight": 1.3, "undesirable_weight": 0.7}),
     (preference.bradley_terry, ("chosen_scores", "rejected_scores"), {}),
     (preference.bradley_terry, ("chosen_scores", "rejected_scores"), {"centring": 0.3}),
+    (steps.step_cross_entropy, ("scores",), {}),
 ]
 
 

@@ -23,18 +23,20 @@ from upweight.objectives import (
     policy,
     preference,
     shaping,
+    steps,
     value,
 )
 
-MODULES = (advantages, controllers, correction, filters, kl, likelihood, policy, preference, shaping, value)
+MODULES = (advantages, controllers, correction, filters, kl, likelihood, policy, preference, shaping, steps, value)
 PUBLIC = [
     function
     for module in MODULES
     for name, function in vars(module).items()
     if inspect.isfunction(function) and function.__module__ == module.__name__ and not name.startswith("_")
 ]
-# Helpers that are no columns, and one that speaks of groups and not of rows.
-FUNCTIONS = [f for f in PUBLIC if f not in (advantages.deviations, advantages.constant_groups)]
+# Helpers that are no columns, and two that speak of groups and of steps and not of rows.
+OTHERS = (advantages.deviations, advantages.constant_groups, steps.aggregate_steps)
+FUNCTIONS = [f for f in PUBLIC if f not in OTHERS]
 MASKED = [f for f in FUNCTIONS if any(p.endswith("loss_mask") for p in inspect.signature(f).parameters)]
 OPTIONS: dict[str, list[dict[str, object]]] = {
     "importance_weights": [{"sampler_correction": mode} for mode in ("token_mask", "sequence_mask", "geometric_mask")],
@@ -50,7 +52,7 @@ MASKED_CASES = [pytest.param(f, o, id=f"{f.__name__}-{o}") for f in MASKED for o
 
 ROWS = 6
 BOOL_ROWS, INT_ROWS = ("correct", "truncated", "label"), {"group_ids": [4, 1, 4, 1, 9, 9], "token_budget": [3] * ROWS}
-FLOAT_ROWS = ("rewards", "reference_point", "chosen_margin")
+FLOAT_ROWS = ("rewards", "reference_point", "chosen_margin", "step_total")
 
 
 def columns(seed: int, mask: Tensor) -> dict[str, Tensor]:
@@ -71,6 +73,8 @@ def columns(seed: int, mask: Tensor) -> dict[str, Tensor]:
 
 def call(function: Callable[..., Tensor], given_columns: dict[str, Tensor], options: dict[str, object]) -> Tensor:
     names = [p for p, q in inspect.signature(function).parameters.items() if q.default is q.empty]
+    if function is advantages.batch_scaled:  # the advantages of rows
+        given_columns = {"advantages": given_columns["rewards"]}
     return torch.as_tensor(function(**{name: given_columns[name] for name in names}, **options))
 
 

@@ -21,7 +21,7 @@ from upweight.rewards.load import BUILTIN
 from upweight.tables import config_keys
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-METHOD_PAGES = ("group_methods.md", "ppo.md", "preferences.md")
+METHOD_PAGES = ("group_methods.md", "ppo.md", "preferences.md", "process.md")
 MADE: dict[str, str] = runpy.run_path(str(DOCS / "build.py"))["pages"]()
 
 

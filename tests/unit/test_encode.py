@@ -6,10 +6,12 @@ import pytest
 
 from tests.unit.test_chat import CHATML, make_tokenizer
 from upweight import encode
+from upweight.batches import batch_of_units
 from upweight.chat import stop_ids
 from upweight.encode import EncodedRow, Encoder, Unit
 from upweight.errors import UserError
-from upweight.types import Demonstration, LabelledCompletion, PreferencePair, Problem
+from upweight.models.reward import step_tokens
+from upweight.types import Demonstration, JudgedSteps, LabelledCompletion, PreferencePair, Problem
 
 SYSTEM = {"role": "system", "content": "be brief"}
 USER = {"role": "user", "content": "2+2="}
@@ -149,3 +151,64 @@ def test_an_encoded_row_is_as_long_as_its_mask():
     encoder = make_encoder()
     rows = [row for unit in encoder.pairs([PAIR], "data") for row in unit.rows]
     assert all(isinstance(row, EncodedRow) and len(row.loss_mask) == len(row.token_ids) for row in rows)
+
+
+JUDGED = JudgedSteps("data:1", (USER,), ("2 and 2", "so 4"), (1.0, 0.25), ". ")
+
+
+@pytest.mark.parametrize("template", [CHATML, None])
+def test_judged_steps_are_one_row_that_counts_where_a_step_ends(template):
+    encoder = make_encoder(template)
+    (unit,) = encoder.steps([JUDGED], "data")
+    (row,) = unit.rows
+    assert unit.columns == {}
+    assert text(encoder, row.token_ids) == "2 and 2. so 4. "
+    ends = [place for place, end in enumerate(row.loss_mask) if end]
+    assert [text(encoder, row.token_ids[: end + 1]) for end in ends] == ["2 and 2. ", "2 and 2. so 4. "]
+    (labels,) = unit.token_columns["step_labels"]
+    assert [labels[end] for end in ends] == [1.0, 0.25]
+    assert sum(labels) == 1.25
+    assert len(labels) == len(row.token_ids)
+    (prompt,) = encoder.prompts([Problem("data:1", (USER,), "4")], "data")
+    assert row.prompt_ids == prompt.token_ids
+
+
+def test_a_step_is_tokenised_by_itself():
+    """Where the whole text would merge a separator with its neighbours, that of each step is still its own token."""
+
+    class Merging:
+        """Words, and ".s" as one of them."""
+
+        def __call__(self, text, add_special_tokens):
+            assert not add_special_tokens
+            words = {"a": [1], "so": [2], ".": [3], "a.so.": [1, 4, 3]}
+            return {"input_ids": words[text]}
+
+    assert step_tokens(Merging(), ["a", "so", "a"], ".") == ((1, 3, 2, 3, 1, 3), (False, True) * 3)
+    assert step_tokens(Merging(), [], ".") == ((), ())
+
+
+def test_a_separator_of_several_tokens_counts_once_and_one_of_none_is_refused():
+    tokenizer = make_tokenizer(None)
+    ids, ends = step_tokens(tokenizer, ["ab", "c"], " = ")
+    assert tokenizer.decode(list(ids)) == "ab = c = "
+    assert [place for place, end in enumerate(ends) if end] == [4, 8]
+    with pytest.raises(ValueError, match="comes to no tokens"):
+        step_tokens(lambda text, add_special_tokens: {"input_ids": []}, ["a"], "?")
+
+
+def test_judged_steps_that_do_not_fit_are_a_bad_row_whole(capsys):
+    long = JudgedSteps("data:2", (USER,), ("x" * 150, "y" * 150), (1.0, 0.0))
+    with pytest.raises(UserError, match=r"data: 1 of 2 rows cannot be used: data:2: it needs 3\d\d tokens"):
+        make_encoder().steps([JUDGED, long], "data")
+    assert [unit.rows[0].id for unit in make_encoder(policy="skip").steps([JUDGED, long], "data")] == ["data:1"]
+
+
+def test_units_of_judged_steps_are_a_batch_with_a_column_of_tokens():
+    other = JudgedSteps("data:2", (USER,), ("no",), (0.0,))
+    units = make_encoder().steps([JUDGED, other], "data")
+    batch = batch_of_units(units)
+    assert batch.row_columns == {}
+    assert [len(labels) for labels in batch.token_columns["step_labels"]] == batch.lengths()
+    marked = zip(batch.token_columns["step_labels"], batch.loss_mask, strict=True)
+    assert [labels[mask].tolist() for labels, mask in marked] == [[1.0, 0.25], [0.0]]

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from upweight.config import RewardsConfig
 from upweight.errors import UserError
 from upweight.rewards.builtin import countdown, exact, number, pattern, tags
-from upweight.rewards.expressions import evaluate
-from upweight.rewards.load import BUILTIN, resolve
 from upweight.rewards.call import CannotScore, Failed
 from upweight.rewards.combine import Scored
+from upweight.rewards.expressions import evaluate
+from upweight.rewards.load import BUILTIN, resolve
 from upweight.rewards.make import make_rewards
 from upweight.rewards.score import Rewards
 from upweight.types import Prompt

@@ -1,8 +1,9 @@
-"""Pairs and labelled completions: every form of a row, every bad one, what is held out, and what is generated."""
+"""Pairs, labelled completions, judged steps: each form of a row, each bad one, what is held out, what is generated."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from random import Random
 
@@ -17,7 +18,7 @@ from upweight.tasks import arithmetic, rows
 from upweight.tasks.data import Need, TaskData
 from upweight.tasks.load import load_data
 from upweight.tasks.sums import Question, Slip, mistaken, slips, work
-from upweight.types import LabelledCompletion, PreferencePair
+from upweight.types import JudgedSteps, LabelledCompletion, PreferencePair
 
 SYSTEM = {"role": "system", "content": "be brief"}
 USER = {"role": "user", "content": "2+2="}
@@ -25,6 +26,7 @@ RIGHT = {"role": "assistant", "content": "4"}
 WRONG = {"role": "assistant", "content": "5"}
 PAIR = {"prompt": "2+2=", "chosen": "4", "rejected": "5"}
 LABELLED = {"prompt": "2+2=", "completion": "4", "label": True}
+JUDGED = {"prompt": "2+2=", "completions": ["2 and 2", "so 5"], "labels": [True, False]}
 
 
 def write(folder: Path, table: list, name: str = "data.jsonl") -> str:
@@ -124,16 +126,29 @@ def test_forms_of_a_labelled_completion(tmp_path, row, messages, label):
         ("labels", LABELLED | {"completion": None}, "has no `completion`"),
         ("labels", LABELLED | {"completion": [USER, RIGHT]}, "`completion` has turns before the assistant's"),
         ("labels", {"completion": "4", "label": True}, "has neither `prompt` nor `messages`"),
+        ("steps", {"prompt": "q", "labels": [1]}, "has no `completions`"),
+        ("steps", {"prompt": "q", "completions": ["4"]}, "has no `labels`"),
+        ("steps", {"completions": ["4"], "labels": [1]}, "has neither `prompt` nor `messages`"),
+        ("steps", JUDGED | {"completions": []}, "`completions` must be a list, not empty"),
+        ("steps", JUDGED | {"completions": "2 and 2"}, "`completions` must be a list, not str"),
+        ("steps", JUDGED | {"labels": [True]}, "has 2 `completions` and 1 `labels`"),
+        ("steps", JUDGED | {"completions": ["2 and 2", " "]}, "step 2 of `completions` must be text, not ' '"),
+        ("steps", JUDGED | {"completions": ["2 and 2", 5]}, "step 2 of `completions` must be text, not '5'"),
+        ("steps", JUDGED | {"labels": [True, 2]}, "label 2 must be true or false, or from 0 to 1, not '2'"),
+        ("steps", JUDGED | {"labels": [True, None]}, "label 2 must be true or false, or from 0 to 1, not 'None'"),
+        ("steps", json.dumps(JUDGED | {"labels": [1, float("nan")]}), "from 0 to 1, not 'nan'"),
+        ("steps", JUDGED | {"separator": "and"}, "step 1 has the separator 'and' in it"),
+        ("steps", JUDGED | {"separator": ""}, "`separator` must be text, not ''"),
     ],
 )
 def test_a_bad_row_is_named_with_line_and_reason(tmp_path, capsys, need, row, reason):
-    path = write(tmp_path, [PAIR | LABELLED | {"prompt": "3+1="}, row])
+    path = write(tmp_path, [PAIR | LABELLED | JUDGED | {"prompt": "3+1="}, row])
     with pytest.raises(UserError) as raised:
         read(path, need)
     assert f"{path}: 1 of 2 rows cannot be used: line 2: " in str(raised.value)
     assert reason in str(raised.value)
     data = read(path, need, "skip")
-    assert (len(data.pairs) + len(data.labels), data.skipped) == (1, 1)
+    assert (len(data.pairs) + len(data.labels) + len(data.steps), data.skipped) == (1, 1)
     assert reason in capsys.readouterr().err
 
 
@@ -319,3 +334,63 @@ def test_mistakes_are_of_every_kind():
     assert {wrong.value for wrong in made} == {-14, 13, 15, 4, 24}
     assert {wrong.steps == right.steps for wrong in made if wrong.value == 24} == {True, False}
     assert all(wrong.steps == right.steps for wrong in made if wrong.value == -14)
+
+
+@pytest.mark.parametrize(
+    ("row", "messages", "labels", "separator"),
+    [
+        (JUDGED, (USER,), (1.0, 0.0), "\n"),
+        (JUDGED | {"labels": [1, 0.25], "separator": None}, (USER,), (1.0, 0.25), "\n"),
+        (JUDGED | {"prompt": [SYSTEM, USER], "separator": ". "}, (SYSTEM, USER), (1.0, 0.0), ". "),
+        ({**JUDGED, "prompt": None, "messages": [USER, WRONG, USER]}, (USER, WRONG, USER), (1.0, 0.0), "\n"),
+    ],
+)
+def test_forms_of_judged_steps(tmp_path, row, messages, labels, separator):
+    path = write(tmp_path, [row])
+    data = read(path, "steps")
+    assert data.steps == [JudgedSteps(f"{path}:1", messages, ("2 and 2", "so 5"), labels, separator)]
+    assert data.steps[0].text == f"2 and 2{separator}so 5{separator}"
+    assert (data.problems, data.pairs, data.labels, data.heldout, data.heldout_steps) == ([], [], [], [], [])
+
+
+def test_judged_steps_are_held_out_as_they_are(tmp_path):
+    table = [JUDGED | {"prompt": f"question {i % 5}", "labels": [1, i % 2]} for i in range(20)]
+    data = read(write(tmp_path, table), "steps", heldout=2)
+    assert (len(data.steps), len(data.heldout_steps), data.heldout, data.skipped) == (12, 8, [], 0)
+    apart = {judged.messages[0]["content"] for judged in data.heldout_steps}
+    assert not apart & {judged.messages[0]["content"] for judged in data.steps}
+    told = list(data.conversations())
+    assert len(told) == 20
+    assert told[-1][-1]["content"] == "2 and 2\nso 5\n"
+
+
+def test_judged_steps_and_problems_of_a_heldout_file(tmp_path):
+    train = write(tmp_path, [JUDGED, JUDGED | {"prompt": "a"}, JUDGED | {"prompt": "b"}])
+    held = write(tmp_path, [{"prompt": "a", "answer": 1}, JUDGED | {"prompt": "b", "answer": 2}], "held.jsonl")
+    data = read(train, "steps", heldout_path=held)
+    assert [problem.answer for problem in data.heldout] == ["1", "2"]
+    assert [judged.messages[0]["content"] for judged in data.heldout_steps] == ["b"]
+    assert [judged.messages[0]["content"] for judged in data.steps] == ["2+2="]
+
+
+@pytest.mark.parametrize("options", [{}, {"tags": False}, {"operators": ("+", "-", "*"), "digits": 3}])
+def test_generated_steps_are_right_until_the_first_mistake(options):
+    """Each step is worked anew: it is true, asks what stands to be asked, and the answer follows from the steps."""
+    data = generate("steps", steps=False, **options)
+    assert len(data.steps) == 200
+    assert data.heldout_steps
+    for judged in data.steps:
+        left, operator, right = re.fullmatch(r"(\d+)([-+*])(\d+)=", judged.messages[0]["content"]).groups()
+        question = Question(int(left), operator, int(right))
+        whole = judged.separator.join(judged.steps)
+        value = re.search(r"(-?\d+)(</answer>)?$", whole)[1]
+        worked = re.sub(r"</?think>|<answer>.*|\n.*", "", whole).split(",")
+        true = work(question).steps.split(",")
+        same = [mine == other for mine, other in zip(worked, true, strict=True)]
+        same[-1] = same[-1] and int(value) == question.value
+        first = same.index(False) if False in same else len(same)
+        assert judged.labels == tuple(float(step < first) for step in range(len(same)))
+    assert [all(judged.labels) for judged in data.steps] == [True, False] * 100
+    wrong_at = {judged.labels.index(0.0) for judged in data.steps if 0.0 in judged.labels}
+    assert wrong_at >= {0, 1}
+    assert data.heldout_steps == generate("steps", seed=5, **options).heldout_steps

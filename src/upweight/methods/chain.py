@@ -7,6 +7,7 @@ mismatch, masking of cut-off completions. The optional terms are a KL penalty an
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from upweight.algorithms import Algorithm, Call, Carry, Derived, Filter, Term
@@ -70,3 +71,8 @@ def from_rollouts(
         **record,
     )
     return method.with_options(options or {})
+
+
+def without_shaped_rewards(method: Algorithm) -> Algorithm:
+    """The method without the options that act on `rewards`, for one that does not read them."""
+    return replace(method, derived=tuple(step for step in method.derived if step.column != "rewards"), carries=())

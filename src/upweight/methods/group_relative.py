@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from upweight.algorithms import Call
-from upweight.methods.chain import from_rewards, from_rollouts
+from upweight.algorithms import Call, Derived
+from upweight.methods.chain import from_rewards, from_rollouts, without_shaped_rewards
 from upweight.objectives import advantages, policy
 
 GRPO = from_rollouts(
@@ -13,7 +13,7 @@ GRPO = from_rollouts(
     from_rewards(advantages.group_relative),
     Call(policy.clipped_surrogate),
     "seq_mean_token_mean",
-    neighbours=("dr_grpo", "dapo", "gspo", "rloo", "grpo_trl"),
+    neighbours=("dr_grpo", "dapo", "gspo", "rloo", "gdpo", "grpo_process", "grpo_trl"),
     traps=(
         "neither TRL nor verl runs this by default: `grpo_trl` and `grpo_verl` are what they run",
         (
@@ -111,6 +111,35 @@ CISPO = from_rollouts(
         ),
         "the value of the loss has no lower bound and cannot be compared with PPO's",
     ),
+)
+GDPO = without_shaped_rewards(
+    from_rollouts(
+        "gdpo",
+        "GRPO of several rewards: each part is relative to its own group, then weighted, summed, scaled by the batch",
+        "2601.05242",
+        (
+            Derived("advantages", Call(advantages.sum_of_relative)),
+            Derived("advantages", Call(advantages.batch_scaled), switch="batch_norm"),
+        ),
+        Call(policy.clipped_surrogate),
+        "seq_mean_token_mean",
+        switches={"batch_norm": True},
+        neighbours=("grpo",),
+        traps=(
+            (
+                "GRPO adds the parts up before it divides by the deviation, so that the part that varies most decides; "
+                "weights that suited it mean something else here"
+            ),
+            (
+                "punishments of length and KL in the reward belong to no part, so there are none: make a part of the "
+                "one, and take kl_coef for the other"
+            ),
+            (
+                "TRL's normalize_then_sum divides by sample deviations plus 1e-4 in both steps: set std, std_eps, "
+                "batch_std and batch_eps for that"
+            ),
+        ),
+    )
 )
 
 GRPO_TRL = from_rollouts(

@@ -1,6 +1,7 @@
 """Reward models: built from a language model, loaded from a folder, and asked for the scores of finished rows.
 
-All are transformers' sequence-classification models with one output, `score`, on the last hidden state.
+All are transformers' sequence-classification models with one output, `score`, on the last hidden state. That of a
+process reward model is read where a step ends, as the log-odds that it is right.
 """
 
 from __future__ import annotations
@@ -87,7 +88,35 @@ def score_head(model: PreTrainedModel) -> nn.Linear:
     return head
 
 
-@torch.no_grad()
+def step_tokens(
+    tokenizer: PreTrainedTokenizerBase, steps: Sequence[str], separator: str
+) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """The ids of a solution, each step tokenised by itself and the separator after it, and which of them end a step.
+
+    A process reward model is trained and asked in this form, whatever a policy's tokens were. Raises ValueError for a
+    separator that comes to no tokens.
+    """
+    closing = _ids(tokenizer, separator)
+    if not closing:
+        raise ValueError(f"the separator {separator!r} comes to no tokens, so there is none at which a step ends")
+    ids: list[int] = []
+    ends: list[bool] = []
+    for step in steps:
+        ids += [*_ids(tokenizer, step), *closing]
+        ends += [False] * (len(ids) - len(ends) - 1) + [True]
+    return tuple(ids), tuple(ends)
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def reads_tokens_of(tokenizer: PreTrainedTokenizerBase, policy: PreTrainedTokenizerBase) -> bool:
+    """Whether every token of the policy is the same one in the tokenizer's vocabulary, which may have more."""
+    vocabulary = tokenizer.get_vocab()
+    return all(vocabulary.get(token) == index for token, index in policy.get_vocab().items())
+
+
 def score_completions(
     model: PreTrainedModel,
     prompt_ids: Sequence[Tensor],
@@ -102,13 +131,28 @@ def score_completions(
     context, or with ids of another vocabulary.
     """
     rows = [torch.cat(pair) for pair in zip(prompt_ids, token_ids, strict=True)]
+    before, last = [row[:-1] for row in rows], [row[-1:] for row in rows]
+    return [score.item() for score in score_tokens(model, before, last, tokens_per_microbatch, pad_multiple)]
+
+
+@torch.no_grad()
+def score_tokens(
+    model: PreTrainedModel,
+    prompt_ids: Sequence[Tensor],
+    token_ids: Sequence[Tensor],
+    tokens_per_microbatch: int = 16384,
+    pad_multiple: int = 1,
+) -> list[Tensor]:
+    """The reward model's scores after each token of `token_ids[i]`, [T_i], in rows as `score_completions` has them."""
+    rows = [torch.cat(pair) for pair in zip(prompt_ids, token_ids, strict=True)]
     _check_rows(model, rows)
-    scores = [0.0] * len(rows)
+    scores = [torch.empty(0)] * len(rows)
     for index in _by_length([len(row) for row in rows], tokens_per_microbatch):
-        before, last = [rows[i][:-1] for i in index], [rows[i][-1:] for i in index]
-        hidden, _ = hidden_rows(model, before, last, "own", pad_multiple)
-        for i, score in zip(index, scalar_head(hidden, score_head(model)).tolist(), strict=True):
-            scores[i] = score
+        before, after = [prompt_ids[i] for i in index], [token_ids[i] for i in index]
+        hidden, _ = hidden_rows(model, before, after, "own", pad_multiple)
+        found = scalar_head(hidden, score_head(model)).cpu().split([len(tokens) for tokens in after])
+        for i, values in zip(index, found, strict=True):
+            scores[i] = values
     return scores
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from upweight.objectives.tokens import Mask, Rows, Tokens, last_trained, masked
@@ -19,6 +19,7 @@ StdKind = Literal["population", "sample", "none"]
 WhitenStd = Literal["population", "sample"]
 Baseline = Literal["batch", "group", "running"]
 GroupIds = Int[Tensor, " rows"]
+Parts = Float[Tensor, "rows parts"]
 
 
 def raw_reward(rewards: Rows) -> Rows:
@@ -74,20 +75,79 @@ def group_relative(rewards: Rows, group_ids: GroupIds, std: StdKind = "populatio
     exactly 0: with a small eps, round-off would otherwise become advantages of order one (V02). Raises ValueError
     when a group has one member, which has nothing to be relative to.
     """
-    _, index, counts = torch.unique(group_ids, return_inverse=True, return_counts=True)
-    if int(counts.min()) < 2:
+    _check_members(group_ids)
+    return _standardised(rewards, group_ids, std, std_eps)
+
+
+def process_relative(
+    token_rewards: Tokens,
+    step_ends: Shaped[Tensor, "rows T"],
+    group_ids: GroupIds,
+    loss_mask: Mask,
+    std: StdKind = "population",
+    std_eps: float = 1e-8,
+) -> Tokens:
+    """sum over ends k >= t of (r_k - mean of r_k over all ends of the group) / (their deviation (std) + std_eps)
+
+    Process supervision (DeepSeekMath 2402.03300, section 4.1.3; V29): `step_ends` marks the tokens at which something
+    is rewarded, and all of them in all outputs of the group are one set, whose sizes may differ from output to output.
+    The token at which a step ends is credited with that step; tokens after the last end get 0. One end an output, at
+    its last token, is `group_relative`. A set of one, or whose rewards are equal to rounding, gets exactly 0. Raises
+    ValueError when a group has one member.
+    """
+    _check_members(group_ids)
+    ends = step_ends.bool() & loss_mask
+    rewards = torch.zeros_like(token_rewards, dtype=torch.float64)
+    rewards[ends] = _standardised(token_rewards[ends], group_ids[:, None].expand_as(ends)[ends], std, std_eps)
+    return returns_to_go(rewards, loss_mask)
+
+
+def sum_of_relative(
+    parts: Parts, part_weights: Parts, group_ids: GroupIds, std: StdKind = "population", std_eps: float = 1e-8
+) -> Rows:
+    """sum over parts of w (r - mean_g(r)) / (deviation_g(r, std) + std_eps), r and w those of the part
+
+    Decoupled normalisation (GDPO 2601.05242): each named part of the reward is relative to its own group before the
+    weights w, so that none counts for more because it varies more. A part that is constant in a group adds exactly 0
+    there. One part of weight 1 is `group_relative`. Raises ValueError when a group has one member.
+    """
+    relative = [group_relative(part, group_ids, std, std_eps) for part in parts.unbind(1)]
+    return (torch.stack(relative, dim=1) * part_weights.double()).sum(1)
+
+
+def batch_scaled(advantages: Rows, batch_std: WhitenStd = "population", batch_eps: float = 1e-8) -> Rows:
+    """A / (deviation(A, batch_std) + batch_eps) over all rows of the batch
+
+    GDPO's second step. Each row counts once, however long it is (`whiten` counts tokens). The mean is not taken off:
+    advantages that are relative to their groups have none but round-off, and 0 stays exactly 0. Advantages that are
+    equal to rounding become exactly 0.
+    """
+    together = torch.zeros(len(advantages), dtype=torch.long, device=advantages.device)
+    values = advantages.double()
+    deviation = values.std(correction=int(batch_std == "sample"))
+    scaled = values / (deviation + batch_eps)
+    return torch.where(constant_groups(values, together), torch.zeros_like(scaled), scaled)
+
+
+def _check_members(group_ids: GroupIds) -> None:
+    if int(torch.unique(group_ids, return_counts=True)[1].min()) < 2:
         raise ValueError("a group-relative advantage needs groups of at least 2 rollouts")
-    rewards = rewards.double()
-    total = rewards.new_zeros(len(counts))
-    mean = total.index_add(0, index, rewards) / counts
-    centred = rewards - mean[index]
+
+
+def _standardised(values: Rows, group_ids: GroupIds, std: StdKind, std_eps: float) -> Rows:
+    """`group_relative` of any values with the group of each; a group may have one."""
+    _, index, counts = torch.unique(group_ids, return_inverse=True, return_counts=True)
+    values = values.double()
+    total = values.new_zeros(len(counts))
+    mean = total.index_add(0, index, values) / counts
+    centred = values - mean[index]
     if std == "none":
         scaled = centred
     else:
         freedom = counts - 1 if std == "sample" else counts
         deviation = (total.index_add(0, index, centred**2) / freedom).sqrt()
         scaled = centred / (deviation + std_eps)[index]
-    return torch.where(constant_groups(rewards, group_ids)[index], torch.zeros_like(scaled), scaled)
+    return torch.where(constant_groups(values, group_ids)[index], torch.zeros_like(scaled), scaled)
 
 
 def constant_groups(rewards: Rows, group_ids: GroupIds) -> Bool[Tensor, " groups"]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Num
+from jaxtyping import Bool, Num, Shaped
 from torch import Tensor
 
 from upweight.objectives.advantages import deviations
@@ -67,6 +67,26 @@ def terminal_rewards(rewards: Rows, loss_mask: Mask) -> Tokens:
     The end-of-sequence token earns the reward, or the last token of a completion that was cut off.
     """
     return masked(rewards.double(), last_trained(loss_mask))
+
+
+def process_rewards(step_rewards: Tokens, rewards: Rows, step_total: Rows, loss_mask: Mask) -> Tokens:
+    """r_step, plus r - step_total at the last trained token
+
+    Process supervision: `step_rewards` is what each step earned, at the token that ends it, and `step_total` what of
+    r came from parts that score steps; the rest of r is the outcome, and belongs to the last token. Without such
+    parts it is `terminal_rewards`.
+    """
+    outcome = terminal_rewards(rewards.double() - step_total.double(), loss_mask)
+    return masked(step_rewards.double(), loss_mask) + outcome
+
+
+def outcome_ends(step_ends: Shaped[Tensor, "rows T"], loss_mask: Mask) -> Mask:
+    """step_ends, or the last trained token
+
+    Where a punishment of the whole completion is part of r, its last token is rewarded in every row, also in those
+    that are punished by 0: otherwise they would be left out of the mean that the others are compared with.
+    """
+    return (step_ends.bool() & loss_mask) | last_trained(loss_mask)
 
 
 def kl_in_token_rewards(

@@ -115,6 +115,14 @@ METRICS: dict[str, Metric] = {
     "eval/pair_accuracy": Metric("share", "held-out pairs whose chosen completion is scored above the other", "higher"),
     "eval/pair_accuracy_low": Metric("share", _LOW.format("eval/pair_accuracy")),
     "eval/pair_accuracy_high": Metric("share", _HIGH.format("eval/pair_accuracy")),
+    "eval/step_accuracy": Metric(
+        "share", "held-out steps that a process reward model calls right or wrong as they are", "higher"
+    ),
+    "eval/step_accuracy_low": Metric("share", _LOW.format("eval/step_accuracy")),
+    "eval/step_accuracy_high": Metric("share", _HIGH.format("eval/step_accuracy")),
+    "eval/solution_accuracy": Metric("share", "held-out solutions of which it does so with every step", "higher"),
+    "eval/solution_accuracy_low": Metric("share", _LOW.format("eval/solution_accuracy")),
+    "eval/solution_accuracy_high": Metric("share", _HIGH.format("eval/solution_accuracy")),
     "eval/completion_tokens": Metric("tokens", "mean length of the held-out greedy answers"),
     "eval/truncated_share": Metric("share", "held-out greedy answers cut off by the token budget", "lower"),
     **{f"time/{name}_seconds": Metric("seconds", meaning, "lower") for name, meaning in _PHASES.items()},

@@ -35,7 +35,7 @@ def exact(completion: str, answer: str, tag: str = "") -> float:
     """
     if not answer.strip():
         raise CannotScore("the row has no answer")
-    text = _tagged(completion, tag)
+    text = tagged(completion, tag)
     return float(text is not None and text.strip() == answer.strip())
 
 
@@ -88,7 +88,7 @@ def countdown(completion: str, numbers: Sequence[int], target: int, tag: str = "
     """
     if not all(isinstance(given, int | float) for given in (target, *numbers)):
         raise CannotScore(f"countdown needs numbers and a target, not {numbers!r} and {target!r}")
-    text = _tagged(completion, tag)
+    text = tagged(completion, tag)
     return float(text is not None and evaluate(text, numbers) == target)
 
 
@@ -134,7 +134,8 @@ def span(text: str, tag: str) -> tuple[int, int] | None:
     return None if start < 0 else (start + len(tag) + 2, end)
 
 
-def _tagged(text: str, tag: str) -> str | None:
+def tagged(text: str, tag: str) -> str | None:
+    """The text in the last complete `<tag>..</tag>`, or all of it without a tag; None when there is none."""
     found = span(text, tag)
     return None if found is None else text[slice(*found)]
 
@@ -144,7 +145,7 @@ def _is_right(completion: str, answer: str, tag: str) -> bool | None:
     expected = read_number(answer)
     if expected is None:
         raise CannotScore(f"the answer {answer[:80]!r} is not a number")
-    text = _tagged(completion, tag)
+    text = tagged(completion, tag)
     found = None if text is None else read_number(text)
     return None if found is None else found == expected
 

@@ -16,7 +16,7 @@ from typing import Any
 import regex
 
 from upweight.errors import UserError
-from upweight.rewards.builtin import _tagged
+from upweight.rewards.builtin import tagged
 from upweight.rewards.call import CannotScore
 
 LONGEST = 10_000  # characters: the longest reference answer, a grid, has about 2,000
@@ -57,7 +57,7 @@ def gym(
     """
     if gym_dataset in FOOLED:
         raise CannotScore(f"the scorer of {gym_dataset} can be fooled ({FOOLED[gym_dataset]}): use `exact` or `number`")
-    text = _tagged(completion, tag)
+    text = tagged(completion, tag)
     if text is None or len(text) > LONGEST:
         return 0.0
     answer, reference = text.strip(), gym_entry["answer"]

@@ -16,8 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from upweight.config import RewardPart
 from upweight.errors import UserError, nearest
-from upweight.models.reward import load_reward_model, score_completions
-from upweight.rewards.score import REWARD_MODEL
+from upweight.models.reward import load_reward_model, reads_tokens_of, score_completions
 from upweight.types import Rollout
 
 OPTIONS: Mapping[str, Any] = {"path": "", "centre": 0.0, "tokens_per_microbatch": 16384}
@@ -52,7 +51,7 @@ def load_model_reward(name: str, part: RewardPart, policy_tokenizer: PreTrainedT
     for option in part.options:
         if option not in OPTIONS:
             raise UserError(
-                f"rewards.parts.{name}.options: {REWARD_MODEL} has no option {option!r}{nearest(option, OPTIONS)}"
+                f"rewards.parts.{name}.options: reward_model has no option {option!r}{nearest(option, OPTIONS)}"
             )
     options = {**OPTIONS, **part.options}
     if not isinstance(options["path"], str) or not options["path"]:
@@ -62,15 +61,9 @@ def load_model_reward(name: str, part: RewardPart, policy_tokenizer: PreTrainedT
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, tokenizer = load_reward_model(options["path"], device=device)
     model.requires_grad_(False)
-    shared = _same_tokens(tokenizer, policy_tokenizer)
+    shared = reads_tokens_of(tokenizer, policy_tokenizer)
     encode = _as_sampled if shared else _Rendered(tokenizer)
     return ModelReward(model, encode, float(options["centre"]), int(options["tokens_per_microbatch"]))
-
-
-def _same_tokens(one: PreTrainedTokenizerBase, policy: PreTrainedTokenizerBase) -> bool:
-    """Whether every token of the policy is the same one in the other vocabulary, which may have more."""
-    vocabulary = one.get_vocab()
-    return all(vocabulary.get(token) == index for token, index in policy.get_vocab().items())
 
 
 def _as_sampled(rollout: Rollout) -> tuple[Tensor, Tensor]:

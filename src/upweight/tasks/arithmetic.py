@@ -14,8 +14,9 @@ from upweight.tasks.bad_rows import OnBadRow
 from upweight.tasks.data import Need, TaskData, check_enough_demonstrations
 from upweight.tasks.split import HELDOUT_LIMIT, is_heldout
 from upweight.tasks.sums import Question, Worked, mistaken, work
-from upweight.types import Demonstration, LabelledCompletion, Message, PreferencePair, Problem
+from upweight.types import Demonstration, JudgedSteps, LabelledCompletion, Message, PreferencePair, Problem
 
+STEP_SEPARATOR = ","
 _ENUMERATED_DIGITS = 3  # up to 3 * 10**6 questions: beyond that a repeated draw is rare and a full list is large
 
 
@@ -24,7 +25,8 @@ def load(config: ArithmeticTask, seed: int, need: Need, on_bad_row: OnBadRow) ->
 
     Demonstrations, pairs and labelled completions are about the first `demonstrations` training problems, so that
     every run with this seed and config sees the same ones. The better answer of a pair is the demonstration, the
-    worse one has a wrong value; labelled completions are right and wrong in turn. Generated rows are never bad.
+    worse one has a wrong value; labelled completions, and those of which each step is judged, are right and wrong in
+    turn. Generated rows are never bad.
     Raises UserError when shown answers are needed and there are fewer distinct training problems.
     """
     if not config.operators:
@@ -35,7 +37,7 @@ def load(config: ArithmeticTask, seed: int, need: Need, on_bad_row: OnBadRow) ->
         check_enough_demonstrations("arithmetic", config.demonstrations, len(train))
     shown = train[: config.demonstrations]
     heldout = list(islice(_questions(config, 0, heldout=True), HELDOUT_LIMIT))
-    paired, labelled = need == "pairs", need == "labels"
+    paired, labelled, judged = need == "pairs", need == "labels", need == "steps"
     return TaskData(
         name="arithmetic",
         weight=config.weight,
@@ -46,6 +48,8 @@ def load(config: ArithmeticTask, seed: int, need: Need, on_bad_row: OnBadRow) ->
         pairs=[_pair(question, config, seed) for question in shown] if paired else (),
         labels=[_labelled(place, question, config, seed) for place, question in enumerate(shown)] if labelled else (),
         heldout_pairs=[_pair(question, config, 0) for question in heldout] if paired else (),
+        steps=[_judged(place, question, config, seed) for place, question in enumerate(shown)] if judged else (),
+        heldout_steps=[_judged(place, question, config, 0) for place, question in enumerate(heldout)] if judged else (),
     )
 
 
@@ -87,7 +91,9 @@ def _problem(question: Question) -> Problem:
 
 
 def _demonstration(question: Question, config: ArithmeticTask) -> Demonstration:
-    answer: Message = {"role": "assistant", "content": _right(question, config)}
+    asks = Random(f"calculator:{question.text}").random() < config.calculator
+    content = _asked(question, config) if asks else _right(question, config)
+    answer: Message = {"role": "assistant", "content": content}
     return Demonstration(_id(question), (_ask(question), answer))
 
 
@@ -102,13 +108,39 @@ def _labelled(place: int, question: Question, config: ArithmeticTask, seed: int)
     return LabelledCompletion(_id(question), (_ask(question),), completion, label)
 
 
+def _judged(place: int, question: Question, config: ArithmeticTask, seed: int) -> JudgedSteps:
+    """Worked steps, which are shown whatever `steps` says, cut at their commas; the answer ends the last one.
+
+    Math-Shepherd's convention: a step is right while the right answer still follows from what stands there, so that
+    all are wrong from the first mistake on.
+    """
+    right = work(question)
+    worked = right if place % 2 == 0 else mistaken(question, _random(question, seed))
+    text = _answer(worked, config.model_copy(update={"steps": True}))
+    steps = tuple(text.split(STEP_SEPARATOR))
+    same = [mine == true for mine, true in zip(worked.results, right.results, strict=True)]
+    same[-1] &= worked.value == right.value
+    labels = tuple(float(all(same[: step + 1])) for step in range(len(steps)))
+    return JudgedSteps(_id(question), (_ask(question),), steps, labels, STEP_SEPARATOR)
+
+
 def _right(question: Question, config: ArithmeticTask) -> str:
     return _answer(work(question), config)
 
 
 def _wrong(question: Question, config: ArithmeticTask, seed: int) -> str:
     """The same for a seed and a question, wherever the question stands."""
-    return _answer(mistaken(question, Random(f"{seed}:{question.text}")), config)
+    return _answer(mistaken(question, _random(question, seed)), config)
+
+
+def _random(question: Question, seed: int) -> Random:
+    return Random(f"{seed}:{question.text}")
+
+
+def _asked(question: Question, config: ArithmeticTask) -> str:
+    """The tool `calculator` is asked, and answers."""
+    answer = _answer(work(question), config.model_copy(update={"steps": False}))
+    return f"<calc>{question.text}</calc><result>{question.value}</result>{answer}"
 
 
 def _answer(worked: Worked, config: ArithmeticTask) -> str:

@@ -8,15 +8,16 @@ from itertools import chain
 from typing import Literal
 
 from upweight.errors import UserError
-from upweight.types import Demonstration, LabelledCompletion, Message, PreferencePair, Problem
+from upweight.types import Demonstration, JudgedSteps, LabelledCompletion, Message, PreferencePair, Problem
 
-Need = Literal["demonstrations", "problems", "pairs", "labels"]
+Need = Literal["demonstrations", "problems", "pairs", "labels", "steps"]
 
 KEYS: dict[Need, str] = {
     "demonstrations": "`messages`, or `prompt` and `completion`",
     "problems": "`prompt` or `messages`, and `answer`",
     "pairs": "`prompt`, `chosen` and `rejected`",
     "labels": "`prompt`, `completion` and `label`",
+    "steps": "`prompt`, `completions` and `labels`",
 }
 """The keys of a user's row of each kind."""
 
@@ -25,8 +26,8 @@ KEYS: dict[Need, str] = {
 class TaskData:
     """The rows of one task of the mixture, and its weight there; a kind that it does not have is empty.
 
-    `heldout` and `heldout_pairs` share no question with the others and are there to be evaluated on. `skipped` counts
-    the source's rows that are in none of them: bad ones, and repetitions of a held-out question.
+    `heldout`, `heldout_pairs` and `heldout_steps` share no question with the others and are there to be evaluated on.
+    `skipped` counts the source's rows that are in none of them: bad ones, and repetitions of a held-out question.
     """
 
     name: str
@@ -38,6 +39,8 @@ class TaskData:
     pairs: Sequence[PreferencePair] = ()
     labels: Sequence[LabelledCompletion] = ()
     heldout_pairs: Sequence[PreferencePair] = ()
+    steps: Sequence[JudgedSteps] = ()
+    heldout_steps: Sequence[JudgedSteps] = ()
 
     def conversations(self) -> Iterator[tuple[Message, ...]]:
         """The messages of every row, held-out ones included: what a tokenizer made for this data must be able to write.
@@ -51,6 +54,8 @@ class TaskData:
                 yield (*pair.messages, {"role": "assistant", "content": answer})
         for labelled in self.labels:
             yield (*labelled.messages, {"role": "assistant", "content": labelled.completion})
+        for judged in chain(self.steps, self.heldout_steps):
+            yield (*judged.messages, {"role": "assistant", "content": judged.text})
 
 
 def check_enough_demonstrations(task: str, wanted: int, available: int) -> None:

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from upweight.tasks.bad_rows import BadRow
-from upweight.types import Demonstration, LabelledCompletion, Message, PreferencePair, Problem
+from upweight.types import Demonstration, JudgedSteps, LabelledCompletion, Message, PreferencePair, Problem
 
 ROLES = ("system", "user", "assistant")
 _OWN_KEYS = frozenset({"prompt", "messages", "answer", "completion"})
@@ -71,6 +71,52 @@ def parse_label(row: Row, id: str) -> LabelledCompletion:
     if not isinstance(label, int | float) or label not in (0, 1):
         raise BadRow(f"`label` must be true or false, not {str(label)[:40]!r}")
     return LabelledCompletion(id, _question(row), _completion(row), bool(label))
+
+
+def parse_steps(row: Row, id: str) -> JudgedSteps:
+    """`prompt` or `messages`, `completions`, the steps as texts, and `labels`, one for each. Raises BadRow.
+
+    A label is true or false, or a number from 0 to 1. A `separator` that ends each step may be given; it is a newline
+    where there is none.
+    """
+    steps, labels = _list(row, "completions"), _list(row, "labels")
+    if len(steps) != len(labels):
+        raise BadRow(f"has {len(steps)} `completions` and {len(labels)} `labels`: a step has one label")
+    separator = row.get("separator")
+    if separator is not None and (not isinstance(separator, str) or not separator):
+        raise BadRow(f"`separator` must be text, not {str(separator)[:40]!r}")
+    judged = JudgedSteps(
+        id,
+        _question(row),
+        tuple(_step(step, place) for place, step in enumerate(steps, 1)),
+        tuple(_step_label(label, place) for place, label in enumerate(labels, 1)),
+        separator or "\n",
+    )
+    for place, step in enumerate(judged.steps, 1):
+        if judged.separator in step:
+            raise BadRow(f"step {place} has the separator {judged.separator!r} in it, which is what ends a step")
+    return judged
+
+
+def _list(row: Row, key: str) -> list[Any] | tuple[Any, ...]:
+    value = row.get(key)
+    if value is None:
+        raise BadRow(f"has no `{key}`")
+    if not isinstance(value, list | tuple) or not value:
+        raise BadRow(f"`{key}` must be a list, not " + ("empty" if value == [] else type(value).__name__))
+    return value
+
+
+def _step(value: Any, place: int) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise BadRow(f"step {place} of `completions` must be text, not {str(value)[:40]!r}")
+    return value
+
+
+def _step_label(value: Any, place: int) -> float:
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise BadRow(f"label {place} must be true or false, or from 0 to 1, not {str(value)[:40]!r}")
+    return float(value)
 
 
 def parse_answered(row: Row, id: str) -> tuple[Problem, str]:

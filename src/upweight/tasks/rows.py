@@ -13,12 +13,12 @@ from upweight.errors import UserError
 from upweight.tasks.bad_rows import BadRow, BadRows, OnBadRow
 from upweight.tasks.data import Need, TaskData
 from upweight.tasks.files import Row, read_rows
-from upweight.tasks.parse import parse_demonstration, parse_label, parse_pair, parse_problem
+from upweight.tasks.parse import parse_demonstration, parse_label, parse_pair, parse_problem, parse_steps
 from upweight.tasks.split import content_hash
-from upweight.types import Demonstration, LabelledCompletion, PreferencePair, Problem
+from upweight.types import Demonstration, JudgedSteps, LabelledCompletion, PreferencePair, Problem
 
-Item = Problem | Demonstration | PreferencePair | LabelledCompletion
-Kind = TypeVar("Kind", Problem, Demonstration, PreferencePair, LabelledCompletion)
+Item = Problem | Demonstration | PreferencePair | LabelledCompletion | JudgedSteps
+Kind = TypeVar("Kind", Problem, Demonstration, PreferencePair, LabelledCompletion, JudgedSteps)
 Parser = Callable[[Any, str], Item]
 
 _PARSERS: dict[Need, Parser] = {
@@ -26,7 +26,10 @@ _PARSERS: dict[Need, Parser] = {
     "demonstrations": parse_demonstration,
     "pairs": parse_pair,
     "labels": parse_label,
+    "steps": parse_steps,
 }
+# What is evaluated as it is, and not by answering it anew; of a held-out question all of them are kept.
+_JUDGED = (PreferencePair, JudgedSteps)
 
 
 class _Parsed(NamedTuple):
@@ -40,6 +43,7 @@ class _Apart(NamedTuple):
 
     problems: list[Problem]
     pairs: list[PreferencePair]
+    steps: list[JudgedSteps]
     keys: frozenset[str]
     rows: int = 0
     skipped: int = 0
@@ -51,8 +55,8 @@ def load(config: RowsTask, seed: int, need: Need, on_bad_row: OnBadRow) -> TaskD
     Held-out rows come from `heldout_path`, or are those of the `heldout` distinct questions with the smallest hashes,
     which no seed and no order of the file changes; a row that asks a held-out question never trains, whatever its
     answer. Held-out problems are there to be answered and scored, so they need an `answer`, also when the rows are
-    demonstrations or labelled. Of pairs, all about a held-out question are kept as held-out pairs; its problem is
-    there too where one of them has an `answer`.
+    demonstrations or labelled. Pairs and judged steps are held out as they are, all about a held-out question; its
+    problem is there too where one of them has an `answer`.
     Raises UserError when a source has no rows, none is left to train on, or a row is bad and may not be skipped.
     """
     if config.heldout_path is not None and config.heldout:
@@ -82,6 +86,8 @@ def load(config: RowsTask, seed: int, need: Need, on_bad_row: OnBadRow) -> TaskD
         pairs=_only(PreferencePair, train),
         labels=_only(LabelledCompletion, train),
         heldout_pairs=apart.pairs,
+        steps=_only(JudgedSteps, train),
+        heldout_steps=apart.steps,
     )
 
 
@@ -110,22 +116,22 @@ def _question_key(item: Item) -> str:
 
 
 def _set_apart(parsed: list[_Parsed], questions: int, bad: BadRows) -> _Apart:
-    """One row of each held-out question, or all of them where they are pairs."""
+    """One row of each held-out question, or all of them where they are judged."""
     asked: dict[str, list[_Parsed]] = {}
     for one in parsed:
         asked.setdefault(one.key, []).append(one)
     keys = sorted(asked, key=lambda key: (content_hash(key), key))[:questions]
-    kept = [one for key in keys for one in asked[key] if one is asked[key][0] or isinstance(one.item, PreferencePair)]
+    kept = [one for key in keys for one in asked[key] if one is asked[key][0] or isinstance(one.item, _JUDGED)]
     return _held_out(kept, bad)._replace(rows=len(kept))
 
 
 def _read_apart(path: str, split: str, need: Need, on_bad_row: OnBadRow) -> _Apart:
     rows, bad = read_rows(path, split, on_bad_row)
     total = len(rows) + len(bad)
-    parsed = _parse(rows, path, _pair_or_problem if need == "pairs" else parse_problem, bad)
+    parsed = _parse(rows, path, _APART_PARSERS.get(need, parse_problem), bad)
     apart = _held_out(parsed, bad)
     skipped = bad.finish(total)
-    if not apart.problems and not apart.pairs:
+    if not apart.problems and not apart.pairs and not apart.steps:
         raise UserError(f"{path}: there are no rows to evaluate on")
     return apart._replace(skipped=skipped)
 
@@ -136,9 +142,18 @@ def _pair_or_problem(row: Any, id: str) -> Item:
     return parse_pair(row, id) if is_pair else parse_problem(row, id)
 
 
+def _steps_or_problem(row: Any, id: str) -> Item:
+    """The same of judged steps."""
+    return parse_steps(row, id) if row.get("completions") is not None else parse_problem(row, id)
+
+
+_APART_PARSERS: dict[Need, Parser] = {"pairs": _pair_or_problem, "steps": _steps_or_problem}
+
+
 def _held_out(kept: list[_Parsed], bad: BadRows) -> _Apart:
     problems: list[Problem] = []
     pairs: list[PreferencePair] = []
+    steps: list[JudgedSteps] = []
     known: set[str] = set()  # several pairs are about one question, which is one problem
     for (line, row), item, key in kept:
         try:
@@ -148,16 +163,18 @@ def _held_out(kept: list[_Parsed], bad: BadRows) -> _Apart:
             continue
         if isinstance(item, PreferencePair):
             pairs.append(item)
-        if problem is not None and not (isinstance(item, PreferencePair) and key in known):
+        if isinstance(item, JudgedSteps):
+            steps.append(item)
+        if problem is not None and not (isinstance(item, _JUDGED) and key in known):
             problems.append(problem)
             known.add(key)
-    return _Apart(problems, pairs, frozenset(one.key for one in kept))
+    return _Apart(problems, pairs, steps, frozenset(one.key for one in kept))
 
 
 def _problem(row: Any, item: Item) -> Problem | None:
-    """A held-out row as a problem; None for a pair without an answer, which is evaluated as a pair alone."""
+    """A held-out row as a problem; None for a judged one without an answer, which is evaluated as it is alone."""
     if isinstance(item, Problem):
         return item
-    if not isinstance(item, PreferencePair):
+    if not isinstance(item, _JUDGED):
         return parse_problem(row, item.id)
     return None if row.get("answer") is None else parse_problem({**row, "messages": item.messages}, item.id)
