@@ -97,7 +97,7 @@ METRICS: dict[str, Metric] = {
     ),
     "rollout/zero_reward_share": Metric("share", "completions with reward exactly 0", "lower"),
     "rollout/failed_rewards": Metric("count", "completions for which the reward function failed", "lower"),
-    "rollout/failed/{kind}": Metric(
+    "rollout/failed/{name}": Metric(
         "count",
         "failed rewards of one kind: timeout, memory, crash (its process died), error (it raised), not_a_number, "
         "refusal (it cannot judge the row)",
