@@ -3,8 +3,8 @@
     PYTHONPATH=. python bench/rewards.py
 
 The first table compares a thousand completions with the time that nobody could avoid: timeouts x deadline / workers +
-kills x the start of a worker + the same completions without the bad ones. The second is the time that sampling grows
-by when each of 64 completions has a reward that sleeps for 0.2 s, with 8 workers: scored afterwards, and meanwhile.
+kills x the start of a worker + the same completions without the bad ones. The second is the time that the rollouts of a
+step grow by when each of 64 completions has a reward that sleeps for 0.2 s, with 8 workers.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ import random
 import time
 from collections import Counter
 from pathlib import Path
+from statistics import median
 
-from upweight.config import RewardsConfig
+from upweight.compose import make_sampler
+from upweight.config import InitConfig, ModelConfig, RewardsConfig
+from upweight.models.load import load_model
 from upweight.rewards.call import Failed
 from upweight.rewards.make import make_rewards
 from upweight.rewards.score import Rewards
-from upweight.types import Prompt
+from upweight.rollouts import RolloutMaker
+from upweight.types import Prompt, SamplingParams
 
 OBEDIENT = f"{Path(__file__).resolve().parents[1] / 'tests' / 'unit' / 'bad_rewards.py'}:obedient"
 PROMPT = Prompt("id", ({"role": "user", "content": "2+2="},), (1,), "4", {})
@@ -60,22 +64,38 @@ def deadline_table(workers: int) -> None:
 
 
 def overlap_table() -> None:
-    """64 completions whose reward sleeps 0.2 s, while they are sampled in two seconds, and after."""
-    rewards = rewards_of(8, 5.0)
+    """64 completions whose reward sleeps 0.2 s: what the rollouts of a step cost more than with one that does not.
+
+    Decoded all at once, and all cut off by the budget, they finish together; decoded 8 at a time they come one after
+    the other, and are scored meanwhile.
+    """
+    for rows, tokens, words in ((64, 400, "all finish together"), (8, 200, "sampled 8 at a time")):
+        spent = {}
+        for nap in (0.0, 0.2):
+            maker = maker_of(rows, tokens, nap)
+            times = [step_seconds(maker, step) for step in range(4)]
+            spent[nap] = median(times[1:])  # the first has to start workers
+            maker.rewards.close()
+        print(f"{words}: {spent[0.0]:.2f} s a step, {spent[0.2] - spent[0.0]:+.2f} s with rewards that sleep 0.2 s")
+
+
+def maker_of(rows: int, tokens: int, nap: float) -> RolloutMaker:
+    """A small model that is cut off after `tokens`, and 8 workers."""
+    init = InitConfig(width=64, layers=2, heads=4, context=512)
+    model, tokenizer = load_model(ModelConfig(init=init))
+    part = {"function": f"{OBEDIENT.removesuffix('obedient')}naps", "options": {"seconds": nap}}
+    rewards = make_rewards(RewardsConfig.model_validate({"parts": {"right": part}, "workers": 8}))
+    sampler = make_sampler(model, tokenizer, frozenset({tokenizer.eos_token_id}), rows)
+    params = SamplingParams(temperature=0.0, max_completion_tokens=tokens)
+    return RolloutMaker(sampler, tokenizer, rewards, params)
+
+
+def step_seconds(maker: RolloutMaker, step: int) -> float:
+    """The time for 64 scored completions."""
+    prompts = [(draw, Prompt(f"{draw}", PROMPT.messages, (5 + draw, 6), "4", {})) for draw in range(64)]
     start = time.perf_counter()
-    pending = [rewards.submit(PROMPT, "sleep 0.2", "stop") for _ in range(64)]
-    for one in pending:
-        one.result()
-    print(f"scored after sampling: {time.perf_counter() - start:.2f} s more")
-    start = time.perf_counter()
-    pending = []
-    for _ in range(64):
-        time.sleep(2 / 64)
-        pending.append(rewards.submit(PROMPT, "sleep 0.2", "stop"))
-    for one in pending:
-        one.result()
-    print(f"scored while sampling takes 2 s: {time.perf_counter() - start - 2:.2f} s more")
-    rewards.close()
+    maker.collect(prompts, 1, seed=0, step=step)
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

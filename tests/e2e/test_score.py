@@ -9,6 +9,10 @@ import pytest
 
 import upweight
 from tests.e2e.commands import call, read
+from tests.unit.sandboxed import needs_sandbox
+from upweight import sandbox
+from upweight.rewards.describe import LEARNED
+from upweight.rewards.load import BUILTIN
 
 ROWS = [
     {"prompt": "2+2=", "completion": "it is 4", "answer": "4"},
@@ -80,3 +84,46 @@ def test_rows_that_cannot_be_scored_are_told_in_one_line(rows: Path, capsys: pyt
     rows.write_text('{"prompt": "2+2="}\n')
     assert call("score", rows, "--reward", "number") == 2
     assert "line 1: has no `completion`" in capsys.readouterr().err
+
+
+@needs_sandbox
+def test_programs_are_run_in_the_sandbox(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tests = [{"input": "2 3\n", "output": "5\n"}, {"input": "4 5\n", "output": "9\n"}]
+    programs = ["print(sum(map(int, input().split())))", "print(5)", "while True: pass", "import os; os._exit(0)"]
+    rows = [{"prompt": "add", "completion": program, "tests": tests} for program in programs]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ("rewards.parts.code.options.seconds=2.0", "--json")
+    found = read(capsys, "score", tmp_path / "rows.jsonl", "--reward", "code", *options).splitlines()
+    assert [json.loads(line)["reward"] for line in found] == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_mathematics_is_scored_in_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("math_verify")
+    completions = ["\\boxed{\\frac{2}{4}}", "so the answer is 0.5.", "\\boxed{0.25}", "9^{9^{9^9}}"]
+    rows = [{"prompt": "?", "completion": text, "answer": "1/2"} for text in completions]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = read(capsys, "score", tmp_path / "rows.jsonl", "--reward", "math", "--json").splitlines()
+    assert [json.loads(line)["reward"] for line in found] == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_without_a_sandbox_programs_are_refused_in_one_line(
+    rows: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(rows.parent))
+    assert call("score", rows, "--reward", "code") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "sandbox" in line
+    assert sandbox.OPTION in line
+
+
+def test_rewards_are_listed_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = json.loads(read(capsys, "rewards", "--json"))
+    assert {one["name"] for one in listed} == {*BUILTIN, *LEARNED}
+    shown = read(capsys, "rewards")
+    assert all(name in shown for name in BUILTIN)
+    told = read(capsys, "rewards", "steps")
+    assert "separator = '\\n'" in told
+    assert "what scores what:" in told
+    assert json.loads(read(capsys, "rewards", "number", "--json"))["reads"] == ["completion", "answer"]
+    assert call("rewards", "stepz") == 2
+    assert "did you mean 'steps'" in capsys.readouterr().err

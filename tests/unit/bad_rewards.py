@@ -42,3 +42,9 @@ def obedient(completion: str, answer: str = "4") -> float:
     elif order == "nan":
         return float("nan")
     return float(completion == answer)
+
+
+def naps(completion: str, seconds: float = 0.0) -> float:
+    """1, after a while."""
+    time.sleep(seconds)
+    return 1.0
