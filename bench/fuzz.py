@@ -21,10 +21,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from upweight import tools
-from upweight.rewards import builtin, code, gym, lengths, mathematics, steps
+from upweight.rewards import builtin, code, gym, lengths, steps
 from upweight.rewards.call import Stepwise, finite
 from upweight.rewards.equations import equations
 from upweight.rewards.expressions import evaluate, worked
+from upweight.rewards.mathematics.reward import math
 from upweight.rewards.numbers import read_number
 from upweight.rewards.verdicts import Scale, read_verdict
 
@@ -61,9 +62,9 @@ PARSERS: dict[str, Parser] = {
     "read_number": _read_only(read_number),
     "evaluate": _read_only(lambda text: evaluate(text, [1, 2, 3, 12])),
     "worked": _read_only(worked),
-    "math": lambda text: mathematics.math(text, "85"),
-    "math of a formula": lambda text: mathematics.math(text, "x^2+2x+1", tag="answer"),
-    "math of a set": lambda text: mathematics.math(text, "(1,2] \\cup \\{5\\}"),
+    "math": lambda text: math(text, "85"),
+    "math of a formula": lambda text: math(text, "x^2+2x+1", tag="answer"),
+    "math of a set": lambda text: math(text, "(1,2] \\cup \\{5\\}"),
     "program of a completion": _read_only(code.program_of),
     "is_inert": _read_only(gym.is_inert),
     "is_formula": _read_only(gym.is_formula),

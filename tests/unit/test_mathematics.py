@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from tests.unit.math_pairs import CATEGORIES, pairs
 from upweight.errors import UserError
-from upweight.rewards import mathematics
 from upweight.rewards.call import CannotScore
-from upweight.rewards.mathematics import math
+from upweight.rewards.mathematics import reward
+from upweight.rewards.mathematics.reward import math
 
 pytest.importorskip("math_verify")
 
@@ -253,7 +253,7 @@ def test_a_missing_package_is_named(monkeypatch):
         return imported(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    mathematics._gold.cache_clear()
+    reward._gold.cache_clear()
     with pytest.raises(UserError, match=r"pip install 'upweight\[math\]'"):
         math("4", "4")
 

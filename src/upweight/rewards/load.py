@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from upweight.errors import UserError, nearest
-from upweight.rewards import algebra, builtin, code, gym, lengths, mathematics
+from upweight.rewards import builtin, code, gym, lengths
+from upweight.rewards.mathematics.algebra import require_library
+from upweight.rewards.mathematics.reward import math
 from upweight.rewards.steps import steps
 from upweight.rewards.trl import has_trl_signature, one_at_a_time
 from upweight.userfile import load_object
@@ -24,7 +26,7 @@ BUILTIN: dict[str, Function] = {
     "soft_overlong": lengths.soft_overlong,
     "cosine_length": lengths.cosine_length,
     "repetition": lengths.repetition,
-    "math": mathematics.math,
+    "math": math,
     "code": code.code,
     "code_asserts": code.code_asserts,
     "gym": gym.gym,
@@ -33,7 +35,7 @@ BUILTIN: dict[str, Function] = {
 ISOLATED = frozenset({"math", "code", "code_asserts", "gym"})
 """Those of them that are slow or run what they are given, and are computed in worker processes."""
 
-PREPARED: dict[str, Callable[[], object]] = {"math": algebra.require_library, "gym": gym.require_library}
+PREPARED: dict[str, Callable[[], object]] = {"math": require_library, "gym": gym.require_library}
 """What has to be imported before the first completion is scored: that takes seconds, which no deadline allows for."""
 
 SANDBOXED = frozenset({"code", "code_asserts"})

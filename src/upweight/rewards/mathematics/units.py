@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from upweight.rewards.formulas import FUNCTIONS, Unreadable
+from upweight.rewards.mathematics.formulas import FUNCTIONS, Unreadable
 
 _SYNONYMS = {
     "percent": "percent percentage pct",

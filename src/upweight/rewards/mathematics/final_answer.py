@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 
-from upweight.rewards.notation import LONGEST, Answer, read
+from upweight.rewards.mathematics.notation import LONGEST, Answer, read
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _BETWEEN_BOXES = re.compile(

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from upweight.errors import UserError
-from upweight.rewards.formulas import Tree, negative, variables
+from upweight.rewards.mathematics.formulas import Tree, negative, variables
 
 _LARGEST = 10**6000
 _LARGEST_EXPONENT = 2000

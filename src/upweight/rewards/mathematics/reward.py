@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from upweight.rewards.algebra import computable, equal, proportional, require_library
 from upweight.rewards.builtin import tagged
 from upweight.rewards.call import CannotScore
-from upweight.rewards.final_answer import final_answer
-from upweight.rewards.formulas import Tree, difference, functions
-from upweight.rewards.notation import Answer, read
+from upweight.rewards.mathematics.algebra import computable, equal, proportional, require_library
+from upweight.rewards.mathematics.final_answer import final_answer
+from upweight.rewards.mathematics.formulas import Tree, difference, functions
+from upweight.rewards.mathematics.notation import Answer, read
 
 
 def math(completion: str, answer: str, tag: str = "") -> float:

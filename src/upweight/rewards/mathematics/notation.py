@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from upweight.rewards.formulas import Tree, Unreadable, difference, formula, variables
-from upweight.rewards.units import peel, unit_marks
+from upweight.rewards.mathematics.formulas import Tree, Unreadable, difference, formula, variables
+from upweight.rewards.mathematics.units import peel, unit_marks
 
 LONGEST = 300
 _DEEPEST = 12
