@@ -50,19 +50,19 @@ tokens = ["<think>", "</think>", "<answer>", "</answer>"]
 task = "arithmetic"
 digits = 3
 steps = true
-demonstrations = 300
+demonstrations = 1000
 """
 LEARN = f"""
 steps = 150
 algorithm = {{ name = "grpo", minibatches = 2 }}
-model.path = "runs/start/checkpoints/step-00000400/policy"
+model.path = "runs/start/checkpoints/step-00000350/policy"
 data = {{ task = "arithmetic", digits = 3, problems = 20000 }}
 batch = {{ prompts = 64, group_size = 8 }}
 sampling.max_completion_tokens = 48
 learner.tokens_per_microbatch = 4096
 evaluate = {{ every = 50, problems = 512, samples = 2 }}
 records.ledger_every = 0
-optimizer = {{ lr = 5e-4, betas = [0.9, 0.99], warmup_steps = 10 }}
+optimizer = {{ lr = 3e-4, betas = [0.9, 0.99], warmup_steps = 10 }}
 
 [rewards.parts]
 correct = {{ function = "number", options = {{ tag = "answer" }} }}

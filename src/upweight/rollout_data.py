@@ -125,12 +125,12 @@ def _settings(tables: Mapping[str, Any], chosen: Mapping[str, Any], samples: int
         raise TypeError(f"rollout() has no argument {min(unknown)!r}")
     budget = {key: given[key] for key in ("max_completion_tokens",) if key in given}
     seed = given.get("seed", tables.get("seed", 0))
-    if "turns" in tables:
-        raise UserError(
-            "the run has [turns], but a row holds one completion: say what to ask with --task, or give a --config "
-            "without [turns]"
-        )
     config = make_config({**tables, "seed": seed, "sampling": {**tables.get("sampling", {}), **budget}}, "rollout")
+    if config.turns.tool is not None:
+        raise UserError(
+            "the run has a tool in [turns], but a row holds one completion: say what to ask with --task, or give a "
+            "--config without it"
+        )
     params = SamplingParams(
         given.get("temperature", config.sampling.temperature),
         config.sampling.max_completion_tokens,
