@@ -89,10 +89,15 @@ def train(folder: Path, config: str, *settings: str) -> None:
         subprocess.run(command, cwd=folder, stdout=log, stderr=log, check=True, env=environment)
 
 
-def evaluations(folder: Path, name: str) -> list[dict[str, Any]]:
-    """What was measured on held-out problems, in order."""
-    lines = (folder / "runs" / name / "metrics.jsonl").read_text().splitlines()
-    return [found for found in map(json.loads, lines) if "eval/greedy" in found]
+def measured(folder: Path, arm: str, seed: int) -> dict[str, dict[str, Any]]:
+    """What was found on held-out problems at the start and at the end of a run: `eval_start` and `eval`."""
+    found: dict[str, dict[str, Any]] = json.loads((folder / "runs" / name_of(arm, seed) / "summary.json").read_text())
+    return found
+
+
+def name_of(arm: str, seed: int) -> str:
+    """What a run is called."""
+    return f"{arm.replace(' ', '')}-{seed}"
 
 
 def interval(values: list[float]) -> str:
@@ -116,7 +121,7 @@ def main() -> None:
 
     def learn(job: tuple[int, str]) -> None:
         seed, arm = job
-        name = f"{arm.replace(' ', '')}-{seed}"
+        name = name_of(arm, seed)
         if not (folder / "runs" / name / "summary.json").exists():
             train(folder, "learn.toml", f"name={name}", f"seed={seed}", *ARMS[arm])
 
@@ -124,13 +129,13 @@ def main() -> None:
         list(pool.map(learn, [(seed, arm) for seed in range(chosen.seeds) for arm in ARMS]))
     print("| rewarded | right, greedy | right, sampled | share of steps right |\n|---|---|---|---|")
     for arm in ARMS:
-        ran = [evaluations(folder, f"{arm.replace(' ', '')}-{seed}") for seed in range(chosen.seeds)]
+        ran = [measured(folder, arm, seed) for seed in range(chosen.seeds)]
         if arm == "outcome":
-            print("| start |", " | ".join(interval([run[0][key] for run in ran]) for key in KEYS), "|")
-        print(f"| {arm} |", " | ".join(interval([run[-1][key] for run in ran]) for key in KEYS), "|")
+            print("| start |", " | ".join(interval([run["eval_start"][key] for run in ran]) for key in KEYS), "|")
+        print(f"| {arm} |", " | ".join(interval([run["eval"][key] for run in ran]) for key in KEYS), "|")
 
 
-KEYS = ("eval/greedy", "eval/sampled", "eval/part/steps")
+KEYS = ("greedy", "sampled", "part/steps")
 
 if __name__ == "__main__":
     main()

@@ -69,7 +69,7 @@ def overlap_table() -> None:
     Decoded all at once, and all cut off by the budget, they finish together; decoded 8 at a time they come one after
     the other, and are scored meanwhile.
     """
-    for rows, tokens, words in ((64, 400, "all finish together"), (8, 200, "sampled 8 at a time")):
+    for rows, tokens, words in ((64, 400, "all finish together"), (8, 900, "sampled 8 at a time")):
         spent = {}
         for nap in (0.0, 0.2):
             maker = maker_of(rows, tokens, nap)
@@ -81,7 +81,7 @@ def overlap_table() -> None:
 
 def maker_of(rows: int, tokens: int, nap: float) -> RolloutMaker:
     """A small model that is cut off after `tokens`, and 8 workers."""
-    init = InitConfig(width=64, layers=2, heads=4, context=512)
+    init = InitConfig(width=64, layers=2, heads=4, context=1024)
     model, tokenizer = load_model(ModelConfig(init=init))
     part = {"function": f"{OBEDIENT.removesuffix('obedient')}naps", "options": {"seconds": nap}}
     rewards = make_rewards(RewardsConfig.model_validate({"parts": {"right": part}, "workers": 8}))
