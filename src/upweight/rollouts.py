@@ -119,11 +119,12 @@ class RolloutMaker:
                     yield draft.cut_off(), None
 
     def _submit(self, draft: Draft) -> Pending:
+        text = draft.completion(self.tokenizer)
         return self.rewards.submit(
             draft.prompt,
-            draft.completion(self.tokenizer),
+            text,
             draft.finish_reason,
-            transcript=draft.transcript(self.tokenizer),
+            transcript=draft.transcript(self.tokenizer) if draft.latest else text,
             token_ids=list(draft.token_ids),
             tokens=sum(draft.loss_mask),
             token_budget=self.params.max_completion_tokens,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from upweight import sandbox
+from upweight.rewards.builtin import tagged
 from upweight.rewards.call import CannotScore
 from upweight.sandbox import Limits, NotStarted, Outcome
 
@@ -101,14 +102,11 @@ def program_of(completion: str, tag: str = "") -> str | None:
 
     None when the tag is not there, or the program is too long to be one.
     """
-    if tag:
-        end = completion.rfind(f"</{tag}>")
-        start = completion.rfind(f"<{tag}>", 0, max(end, 0))
-        if start < 0:
-            return None
-        completion = completion[start + len(tag) + 2 : end]
-    block = _fenced(completion)
-    program = completion if block is None else block
+    text = tagged(completion, tag)
+    if text is None:
+        return None
+    block = _fenced(text)
+    program = text if block is None else block
     return program if len(program) <= LONGEST else None
 
 
